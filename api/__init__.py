@@ -1,0 +1,1 @@
+"""HTTP dialects: each translates its wire format to the core nouns and back."""

@@ -1,0 +1,73 @@
+"""What a bundle says about itself: `bundle.json` beside the graph, written by the converters, read by the engine.
+
+A bundle is a folder: model.onnx, model.onnx.data, tokenizer.json, chat_template.jinja (if the source has one),
+bundle.json. Its folder is renamed into place only when all of it is on disk, so a bundle that exists is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance.errors import ModelFileError
+
+FORMAT_VERSION = 1
+CONVERTER_VERSION = 1  # raise it when a graph of an older converter should be built anew
+DESCRIPTION = "bundle.json"
+MODEL = "model.onnx"
+WEIGHTS = "model.onnx.data"
+TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A decoder bundle's description. `eos_tokens` are all the ids that end a reply."""
+
+    architecture: str
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    bos_token: int | None
+    eos_tokens: tuple[int, ...]
+    add_bos: bool
+    recipe: str
+    source_digest: str
+    kind: Literal["decoder", "encoder", "reranker"] = "decoder"
+    kv_dtype: str = "float32"
+    target: str = "cpu"
+    format_version: int = FORMAT_VERSION
+    converter_version: int = CONVERTER_VERSION
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes that one token occupies in the KV cache, all layers, keys and values."""
+        itemsize = {"float32": 4, "float16": 2, "int8": 1}[self.kv_dtype]
+        return 2 * self.layers * self.kv_heads * self.head_dim * itemsize
+
+
+def write_description(folder: Path, bundle: Bundle) -> None:
+    """Write `bundle.json` into `folder`."""
+    (folder / DESCRIPTION).write_text(json.dumps(asdict(bundle), indent=2) + "\n", encoding="utf-8")
+
+
+def read_description(folder: Path) -> Bundle:
+    """Read `folder`'s description; raises ModelFileError when it is missing, damaged or of another format."""
+    try:
+        facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        facts["eos_tokens"] = tuple(facts["eos_tokens"])
+        bundle = Bundle(**facts)
+    except FileNotFoundError as error:
+        raise ModelFileError("no bundle.json: not a bundle") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"bundle.json is damaged: {error}") from error
+    if bundle.format_version != FORMAT_VERSION:
+        raise ModelFileError(f"bundle format {bundle.format_version} is not {FORMAT_VERSION}; convert the model again")
+    return bundle

@@ -1,0 +1,177 @@
+"""Every error the appliance raises on purpose.
+
+    ApplianceError
+    ├── InvalidRequest            the client's mistake
+    │   ├── InvalidName
+    │   ├── InvalidOption         an option of the wrong type
+    │   ├── InvalidTemplate
+    │   ├── Unsupported           the model lacks a capability
+    │   └── PromptTooLong         .needed, .limit
+    ├── Forbidden                 a cloud model, which this server never reaches
+    ├── ModelNotFound
+    ├── BlobNotFound
+    ├── DigestMismatch            .expected, .actual
+    ├── ModelFileError            a model file that cannot be used
+    │   ├── NotGGUF
+    │   ├── TruncatedGGUF         .needed, .actual
+    │   └── UnsupportedModel      architecture or tensor type; .supported
+    ├── ConversionFailed          the converter ended without a bundle
+    ├── CorruptManifest
+    ├── InvalidModelfile          .line
+    ├── ServerBusy                .limit
+    ├── NotEnoughMemory           .needed, .available (bytes)
+    ├── NotEnoughDisk             .needed, .available (bytes)
+    ├── RequestCancelled
+    └── EngineStopped             the engine thread died or was closed
+
+`str(error)` is the text for the client. `api/errors.py` maps classes to HTTP statuses.
+"""
+
+from __future__ import annotations
+
+
+class ApplianceError(Exception):
+    """Base of all. The message is fit for a client: no paths of this machine, no tracebacks."""
+
+
+class InvalidRequest(ApplianceError):
+    """The request cannot be carried out as it was sent."""
+
+
+class InvalidName(InvalidRequest):
+    """A model name that the grammar does not allow."""
+
+
+class InvalidOption(InvalidRequest):
+    """An option whose value has the wrong JSON type."""
+
+
+class InvalidTemplate(InvalidRequest):
+    """A template that does not parse, or that ran too long or grew too large."""
+
+
+class Unsupported(InvalidRequest):
+    """The model does not have the capability that the request needs."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt does not fit the context and may not be shortened."""
+
+    def __init__(self, needed: int, limit: int) -> None:
+        super().__init__(
+            "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+            "adjust the context length in settings, or use a model with a longer context length "
+            f"({needed} tokens exceed the limit of {limit})"
+        )
+        self.needed = needed
+        self.limit = limit
+
+
+class Forbidden(ApplianceError):
+    """Something this server never does: reach a cloud."""
+
+
+class ModelNotFound(ApplianceError):
+    """No such model is installed."""
+
+
+class BlobNotFound(ApplianceError):
+    """No such blob is in the store."""
+
+
+class DigestMismatch(ApplianceError):
+    """Uploaded bytes do not have the digest they were announced with."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f'digest mismatch, expected "{expected}", got "{actual}"')
+        self.expected = expected
+        self.actual = actual
+
+
+class ModelFileError(ApplianceError):
+    """A model file that cannot be used."""
+
+
+class NotGGUF(ModelFileError):
+    """The file does not start as a GGUF of a version we read, or its header contradicts itself."""
+
+
+class TruncatedGGUF(ModelFileError):
+    """The file ends before the data its header announces."""
+
+    def __init__(self, what: str, needed: int, actual: int) -> None:
+        super().__init__(f"the file is cut short: {what} needs {needed:,} bytes, the file has {actual:,}")
+        self.needed = needed
+        self.actual = actual
+
+
+class UnsupportedModel(ModelFileError):
+    """An architecture, tokenizer or tensor type that the converters do not read."""
+
+    def __init__(self, what: str, supported: tuple[str, ...]) -> None:
+        super().__init__(f"{what} is not supported; supported: {', '.join(supported)}")
+        self.supported = supported
+
+
+class ConversionFailed(ApplianceError):
+    """The converter ended without a bundle."""
+
+
+class CorruptManifest(ApplianceError):
+    """A manifest that is not the JSON it should be."""
+
+
+class InvalidModelfile(ApplianceError):
+    """A Modelfile that does not parse; `line` counts from 1, 0 when no line is to blame."""
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(f"(line {line}): {message}" if line else message)
+        self.line = line
+
+
+class ServerBusy(ApplianceError):
+    """The queue is full."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__("server busy, please try again.  maximum pending requests exceeded")
+        self.limit = limit
+
+
+class NotEnoughMemory(ApplianceError):
+    """The model does not fit, even with every other model unloaded."""
+
+    def __init__(self, needed: int, available: int) -> None:
+        super().__init__(
+            f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available "
+            f"({available / 2**30:.1f} GiB)"
+        )
+        self.needed = needed
+        self.available = available
+
+
+class NotEnoughDisk(ApplianceError):
+    """The file system has too little room for what is to be written."""
+
+    def __init__(self, needed: int, available: int) -> None:
+        super().__init__(
+            f"not enough disk space: {needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available"
+        )
+        self.needed = needed
+        self.available = available
+
+
+class RequestCancelled(ApplianceError):
+    """The client went away, or the request was withdrawn."""
+
+    def __init__(self) -> None:
+        super().__init__("request canceled")
+
+
+class EngineStopped(ApplianceError):
+    """The engine ended under a request."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(
+            "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
+            "check the server's logs for details" + (f": {detail}" if detail else "")
+        )

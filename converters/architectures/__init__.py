@@ -1,0 +1,1 @@
+"""One file per model architecture: its configuration, tensor names and graph."""
