@@ -18,6 +18,7 @@
     ├── ConversionFailed          the converter ended without a bundle
     ├── CorruptManifest
     ├── InvalidModelfile          .line
+    ├── InvalidSetting            config.toml or a flag
     ├── ServerBusy                .limit
     ├── NotEnoughMemory           .needed, .available (bytes)
     ├── NotEnoughDisk             .needed, .available (bytes)
@@ -127,6 +128,10 @@ class InvalidModelfile(ApplianceError):
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(f"(line {line}): {message}" if line else message)
         self.line = line
+
+
+class InvalidSetting(ApplianceError):
+    """A setting, from the config file or a flag, that is unknown or has a bad value."""
 
 
 class ServerBusy(ApplianceError):

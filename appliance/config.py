@@ -1,0 +1,347 @@
+"""Settings: built-in defaults < config.toml < environment < flags. Each value knows where it came from.
+
+The environment is read the way Ollama reads it (blanks and quotes stripped, Go's ParseBool, a bad number
+leaves the value below it in force, with a warning). The config file and flags are ours and strict: an unknown
+key or a bad value is an error that names it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from appliance.core import FOREVER_S
+from appliance.errors import InvalidSetting
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 11434
+PROVIDERS = ("auto", "cpu", "cuda", "directml")
+RECIPES = ("exact", "fp32")
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+_DURATION_UNITS_S = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3.6e3,
+}
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+
+
+class Address(NamedTuple):
+    """What OLLAMA_HOST says. `port` is None when neither a port nor a scheme was written."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+
+
+def clean(value: str) -> str:
+    """The text of an environment variable without the blanks and quotes around it."""
+    return value.strip().strip("\"'")
+
+
+def parse_bool(text: str) -> bool:
+    """Go's strconv.ParseBool; raises ValueError."""
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise ValueError("must be true or false")
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of a Go duration ("1h30m", "-1m", "500ms") or of a plain number; raises ValueError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
+        parts = _DURATION_PART.findall(body)
+        if not parts or "".join(number + unit for number, unit in parts) != body:
+            raise ValueError("must be seconds or a duration such as 5m") from None
+        seconds = sign * sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
+    if seconds != seconds:
+        raise ValueError("must be seconds or a duration such as 5m")
+    return seconds
+
+
+def parse_address(text: str) -> Address:
+    """OLLAMA_HOST in any of its forms: `host`, `host:port`, `:port`, `[::1]:port`, a URL with a path.
+
+    A written scheme brings its own default port (http 80, https 443). `:port` alone means every interface. A
+    port that is none is replaced by the default, with a warning.
+    """
+    scheme, separator, rest = text.strip().rpartition("://")
+    default_port = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
+    host_port, _, path = rest.partition("/")
+    port: int | None = default_port if separator else None
+    if match := re.fullmatch(r"(\[[^\]]*\]|[^:]*):([^:]*)", host_port):
+        host, port_text = match[1].strip("[]") or "0.0.0.0", match[2]
+        if port_text.isdecimal() and int(port_text) <= 65535:
+            port = int(port_text)
+        else:
+            log.warning("invalid port %r, using %d", port_text, default_port)
+            port = default_port
+    else:
+        host = host_port.strip("[]") or "127.0.0.1"
+    return Address(scheme or "http", _canonical(host), port, path.strip("/"))
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
+
+
+def _keep_alive_s(text: str) -> float:
+    seconds = parse_duration_s(text)
+    return FOREVER_S if seconds < 0 else seconds
+
+
+def _timeout_s(text: str) -> float:
+    seconds = parse_duration_s(text)
+    return FOREVER_S if seconds <= 0 else seconds
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        if not re.fullmatch(r"[+-]?\d{1,18}", text):
+            raise ValueError(f"must be a whole number, {bounds}")
+        number = int(text)
+        if number < minimum or (maximum is not None and number > maximum):
+            raise ValueError(f"must be {bounds}")
+        return number
+
+    return parse
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _level(text: str) -> int:
+    """OLLAMA_DEBUG: a boolean, or a number where 2 means trace."""
+    return int(parse_bool(text)) if text in _TRUE or text in _FALSE else _integer(0)(text)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("must not be empty")
+    return Path(text).expanduser()
+
+
+def _setting(default: Any, variable: str, parse: Callable[[str], Any], doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc, "variable": variable, "parse": parse})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that can be set. The key in config.toml is the field's name, the flag is its name with dashes."""
+
+    host: str = _setting(
+        "127.0.0.1",
+        "OLLAMA_HOST",
+        str,
+        "Address to listen on, also as host:port or URL; `:port` is every interface",
+    )
+    port: int = _setting(
+        DEFAULT_PORT, "OLLAMA_HOST", _integer(0, 65535), "Port to listen on; 0 picks a free one"
+    )
+    models: Path = _setting(  # noqa: RUF009
+        Path("~/.ollama/models"),
+        "OLLAMA_MODELS",
+        _path,
+        "Folder of the store: manifests, blobs and converted models",
+    )
+    keep_alive_s: float = _setting(
+        300.0,
+        "OLLAMA_KEEP_ALIVE",
+        _keep_alive_s,
+        "How long a model stays loaded after its last use: a duration or seconds; negative is forever",
+    )
+    load_timeout_s: float = _setting(
+        300.0,
+        "OLLAMA_LOAD_TIMEOUT",
+        _timeout_s,
+        "How long loading or converting a model may take; 0 or less is no limit",
+    )
+    context_length: int = _setting(
+        0,
+        "OLLAMA_CONTEXT_LENGTH",
+        _integer(0),
+        "Context in tokens where neither request nor model sets num_ctx; 0 decides by memory",
+    )
+    num_parallel: int = _setting(
+        4, "OLLAMA_NUM_PARALLEL", _integer(1), "Requests that one model answers at the same time"
+    )
+    max_loaded_models: int = _setting(
+        0, "OLLAMA_MAX_LOADED_MODELS", _integer(0), "Models loaded at the same time; 0 leaves it to memory"
+    )
+    max_queue: int = _setting(
+        512, "OLLAMA_MAX_QUEUE", _integer(0), "Requests that may wait; one more is answered 503"
+    )
+    origins: tuple[str, ...] = _setting(
+        (), "OLLAMA_ORIGINS", _list, "Browser origins allowed besides the local ones, separated by commas"
+    )
+    debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 logs more, 2 logs every step")
+    noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
+    nohistory: bool = _setting(
+        False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`"
+    )
+    provider: str = _setting(
+        "auto",
+        "APPLIANCE_PROVIDER",
+        _one_of(PROVIDERS),
+        f"ONNX Runtime execution provider: {', '.join(PROVIDERS)}",
+    )
+    threads: int = _setting(
+        0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core"
+    )
+    prefill_chunk_tokens: int = _setting(
+        256,
+        "APPLIANCE_PREFILL_CHUNK_TOKENS",
+        _integer(1),
+        "Prompt tokens read in one step; smaller keeps other users' answers flowing",
+    )
+    recipe: str = _setting(
+        "exact", "APPLIANCE_RECIPE", _one_of(RECIPES), f"How models are converted: {', '.join(RECIPES)}"
+    )
+    memory_budget_bytes: int = _setting(
+        0,
+        "APPLIANCE_MEMORY_BUDGET_BYTES",
+        _integer(0),
+        "Memory that models may use; 0 is 80 % of what is available",
+    )
+    origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def origin_of(self, name: str) -> str:
+        """Where the value of `name` came from: "default", "config file", "environment OLLAMA_X" or "flag"."""
+        return self.origin.get(name, "default")
+
+
+def setting_fields() -> tuple[Field[Any], ...]:
+    """The fields of Settings that can be set; metadata: `doc`, `variable`, `parse` (text to value)."""
+    return tuple(each for each in fields(Settings) if each.metadata)
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """Where config.toml is looked for: $XDG_CONFIG_HOME/edge-appliance/, else ~/.config/edge-appliance/."""
+    base = environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "edge-appliance" / "config.toml"
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path | None = None
+) -> Settings:
+    """Settings from all four sources. Flags are text by field name; None and absent flags say nothing.
+
+    `config_file` None reads the default one if it is there. Raises InvalidSetting for a config file that is
+    missing (when named), unreadable, or has an unknown key, and for a bad value in it or in a flag; logs a
+    warning for a bad value in the environment.
+    """
+    values: dict[str, Any] = {"models": _path("~/.ollama/models")}
+    origin: dict[str, str] = {}
+    for name, value, source in (
+        *_from_file(config_file, environ),
+        *_from_environment(environ),
+        *_from_flags(flags),
+    ):
+        values[name] = value
+        origin[name] = source
+    return Settings(**values, origin=origin)
+
+
+def unread_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables named like ours or Ollama's that are set and change nothing here: worth a warning."""
+    read = {each.metadata["variable"] for each in setting_fields()}
+    return sorted(name for name in environ if name.startswith(("OLLAMA_", "APPLIANCE_")) and name not in read)
+
+
+_Found = Iterator[tuple[str, Any, str]]
+
+
+def _from_file(config_file: Path | None, environ: Mapping[str, str]) -> _Found:
+    path = config_file or config_path(environ)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if config_file is not None:
+            raise InvalidSetting(f"config file {path} does not exist") from None
+        return
+    except (OSError, ValueError) as error:
+        raise InvalidSetting(f"config file {path} cannot be read: {error}") from error
+    yield from _strict(table, "config file", f"config file {path}: ")
+
+
+def _from_flags(flags: Mapping[str, Any]) -> _Found:
+    given = {name: value for name, value in flags.items() if value is not None}
+    yield from _strict(given, "flag", "--")
+
+
+def _strict(table: Mapping[str, Any], source: str, where: str) -> _Found:
+    known = {each.name: each for each in setting_fields()}
+    for name, raw in sorted(table.items()):  # host before port: a port of its own wins over the address's
+        if name not in known:
+            raise InvalidSetting(f"{where}unknown key {name!r}; known: {', '.join(known)}")
+        try:
+            yield from _parsed(known[name], _text(raw), source)
+        except ValueError as error:
+            raise InvalidSetting(f"{where}{name} {error}, not {raw!r}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Found:
+    for each in setting_fields():
+        variable = each.metadata["variable"]
+        text = clean(environ.get(variable, ""))
+        if not text or each.name == "port":  # the port comes with the host
+            continue
+        source = f"environment {variable}"
+        try:
+            yield from _parsed(each, text, source)
+        except ValueError as error:
+            if each.metadata["parse"] is parse_bool:
+                yield each.name, True, source
+            else:
+                log.warning("%s %s, not %r; it is ignored", variable, error, text)
+
+
+def _parsed(each: Field[Any], text: str, source: str) -> _Found:
+    if each.name != "host":
+        yield each.name, each.metadata["parse"](text), source
+        return
+    address = parse_address(text)
+    yield "host", address.host, source
+    if address.port is not None:
+        yield "port", address.port, source
+
+
+def _text(raw: Any) -> str:
+    """A TOML value or a flag as the text that an environment variable would hold."""
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    if isinstance(raw, (list, tuple)) and all(isinstance(part, str) for part in raw):
+        return ",".join(raw)
+    if isinstance(raw, (str, int, float, Path)):
+        return str(raw)
+    raise ValueError("must be a text, a number, a boolean or a list of texts")
