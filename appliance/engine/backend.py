@@ -1,0 +1,48 @@
+"""The narrow waist between the loop and whatever runs the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One slot's part of a run: `tokens` continue the `past` tokens already in the slot's KV cache.
+
+    Logits come back for the last token only; `wants_logits` False says that nobody will read them.
+    """
+
+    slot: int
+    past: int
+    tokens: tuple[int, ...]
+    wants_logits: bool = True
+
+
+class Backend(Protocol):
+    """A loaded model with a KV cache of `slots` rows, each `capacity` tokens long. Used by one thread."""
+
+    slots: int
+    capacity: int
+    vocab_size: int
+    memory_bytes: int
+    """Memory held by weights, in bytes."""
+    vram_bytes: int
+    """The part of it that lies in an accelerator's memory."""
+    provider: str
+    """The execution provider that runs the graph, as shown to people: CPU, CUDA, DirectML."""
+
+    def run(self, rows: list[Row]) -> Logits:
+        """Append every row's tokens to its slot's cache and return logits [len(rows), vocab_size].
+
+        Rows come in ascending slot order and each slot at most once. The result may be a view that the
+        next run overwrites. Cache content past `past` is overwritten: to forget, run with a smaller `past`.
+        """
+
+    def close(self) -> None:
+        """Release sessions and memory. The backend cannot be used afterwards."""

@@ -1,0 +1,200 @@
+"""The loop: one thread owns a loaded model, its KV cache and all requests on it.
+
+Everything crosses the thread's edge as a message: a request comes in by `submit`, a withdrawal by
+`Ticket.cancel`, chunks go out through the request's `emit`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from appliance.core import DoneReason, Request
+from appliance.engine.backend import Backend, Row
+from appliance.engine.scheduler import Scheduler
+from appliance.engine.sequence import Emit, Sequence, Vocabulary
+from appliance.engine.slots import SlotPool
+from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A submitted request."""
+
+    sequence: Sequence
+    _inbox: SimpleQueue[_Message]
+
+    def cancel(self) -> None:
+        """Withdraw the request, wherever it is: its slot is free after the step in progress. Idempotent."""
+        self._inbox.put(_Cancel(self.sequence))
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    sequence: Sequence
+
+
+class _Close:
+    pass
+
+
+_Message = _Submit | _Cancel | _Close
+
+
+class Engine:
+    """Runs requests on one backend. `submit`, `close` and the properties may be used from any thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        vocabulary: Vocabulary,
+        *,
+        eos: Iterable[int],
+        chunk_tokens: int,
+        max_waiting: int,
+        name: str = "engine",
+    ) -> None:
+        self.backend = backend
+        self._vocabulary = vocabulary
+        self._eos = frozenset(eos)
+        self._max_waiting = max_waiting
+        self._slots = SlotPool(backend.slots)
+        self._scheduler = Scheduler(chunk_tokens)
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
+        self._stopped: EngineStopped | None = None
+        self._lock = threading.Lock()  # orders submissions against the end of the thread
+        self._waiting = 0  # submitted and without a slot; guarded by the lock
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are still taken."""
+        return self._stopped is None
+
+    @property
+    def free_slots(self) -> int:
+        """Slots not held by a request."""
+        return self._slots.free
+
+    def submit(self, request: Request, emit: Emit) -> Ticket:
+        """Queue a request; `emit` hears of it from the engine's thread.
+
+        Raises PromptTooLong, ServerBusy when the queue is full, EngineStopped.
+        """
+        limit = min(request.num_ctx, self.backend.capacity)
+        if not 0 < len(request.tokens) <= limit:
+            raise PromptTooLong(len(request.tokens), limit)
+        sequence = Sequence(request, emit, self._vocabulary, self._eos)
+        with self._lock:
+            if self._stopped:
+                raise self._stopped
+            if self._waiting >= self._max_waiting:
+                raise ServerBusy(self._max_waiting)
+            self._waiting += 1
+            self._inbox.put(_Submit(sequence))
+        return Ticket(sequence, self._inbox)
+
+    def close(self) -> None:
+        """End all requests, release the backend, and wait for the thread."""
+        self._inbox.put(_Close())
+        self._thread.join()
+
+    def step(self) -> None:
+        """One turn: admit, then schedule, run, sample and emit a prompt chunk, then the decoding rows."""
+        self._admit()
+        for schedule in (self._scheduler.prefill, self._scheduler.decode):
+            if pairs := schedule():
+                self._run_rows(pairs)
+
+    def _run_rows(self, pairs: list[tuple[Sequence, Row]]) -> None:
+        logits = self.backend.run([row for _, row in pairs])
+        for at, (sequence, row) in enumerate(pairs):
+            try:
+                done = sequence.accept(row, logits[at])
+            except ApplianceError as error:  # this request's own trouble; the others go on
+                sequence.emit(error)
+                done = True
+            if done:
+                self._release(sequence)
+
+    def _admit(self) -> None:
+        while self._scheduler.waiting and (slot := self._slots.take(self._scheduler.waiting[0].tokens)):
+            sequence = self._scheduler.waiting.popleft()
+            self._stop_waiting()
+            sequence.start(slot)
+            self._scheduler.running.append(sequence)
+            if sequence.finished_before_start:
+                sequence.finish(DoneReason.LENGTH)
+                self._release(sequence)
+
+    def _stop_waiting(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self._scheduler.running.remove(sequence)
+        if sequence.slot:
+            self._slots.release(sequence.slot)
+
+    def _run(self) -> None:
+        error = EngineStopped("the model was unloaded")
+        try:
+            while self._receive():
+                self.step()
+        except Exception as failure:
+            log.exception("the engine failed")
+            error = EngineStopped(type(failure).__name__)
+        with self._lock:
+            self._stopped = error
+        self._end(error)
+
+    def _end(self, error: EngineStopped) -> None:
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except Empty:
+                break
+            if isinstance(message, _Submit):
+                message.sequence.emit(error)
+        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
+            sequence.emit(error)
+        self._scheduler.running.clear()
+        self._scheduler.waiting.clear()
+        self.backend.close()
+
+    def _receive(self) -> bool:
+        """Take in all messages, waiting for one when there is nothing to run. False: close."""
+        idle = not (self._scheduler.running or self._scheduler.waiting)
+        while True:
+            try:
+                message = self._inbox.get(block=idle)
+            except Empty:
+                return True
+            if isinstance(message, _Close):
+                return False
+            if isinstance(message, _Submit):
+                self._scheduler.waiting.append(message.sequence)
+            else:
+                self._cancel(message.sequence)
+            idle = idle and not self._scheduler.waiting
+
+    def _cancel(self, sequence: Sequence) -> None:
+        if sequence in self._scheduler.waiting:
+            self._scheduler.waiting.remove(sequence)
+            self._stop_waiting()
+        elif sequence in self._scheduler.running:
+            self._release(sequence)
+        else:
+            return
+        sequence.emit(RequestCancelled())

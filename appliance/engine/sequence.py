@@ -1,0 +1,165 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
+from appliance.engine.backend import Logits, Row
+from appliance.engine.sampling import Sampler, log_probabilities
+from appliance.engine.slots import Slot
+from appliance.engine.stopping import StopGate
+
+Emit = Callable[[Chunk | Exception], None]
+"""Called on the engine's thread with each chunk; an exception, or a chunk with a done reason, is the last."""
+
+
+class TextStream(Protocol):
+    """Turns tokens into text, never half a character."""
+
+    def push(self, token: int) -> str: ...
+    def flush(self) -> str: ...
+
+
+class Vocabulary(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    def token_text(self, token: int) -> str: ...
+    def stream(self, prompt: tuple[int, ...]) -> TextStream: ...
+
+
+class Sequence:
+    """Tokens, slot and output state of a request. Belongs to the engine's thread."""
+
+    def __init__(self, request: Request, emit: Emit, vocabulary: Vocabulary, eos: frozenset[int]) -> None:
+        self.request = request
+        self.emit = emit
+        self.cancelled = False
+        self.slot: Slot | None = None
+        self.tokens = list(request.tokens)
+        self._vocabulary = vocabulary
+        self._eos = eos
+        self._sampler = Sampler(request.sampling, request.num_ctx)
+        self._gate = StopGate(request.sampling.stop)
+        self._stream = vocabulary.stream(request.tokens)
+        self._budget = budget(request)
+        self._generated = 0
+        self._cached = 0
+        self._started_ns = self._first_ns = 0
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether more than the newest token still has to enter the cache."""
+        return self.slot is not None and len(self.tokens) - len(self.slot.tokens) > 1
+
+    @property
+    def finished_before_start(self) -> bool:
+        """Whether no token may be generated at all."""
+        return self._budget == 0
+
+    def start(self, slot: Slot) -> None:
+        """Take a slot; what it holds of the prompt need not be evaluated again."""
+        self.slot = slot
+        self._cached = len(slot.tokens)
+        self._started_ns = time.monotonic_ns()
+
+    def next_row(self, chunk: int) -> Row:
+        """The next at most `chunk` tokens to run."""
+        slot = self._slot()
+        past = len(slot.tokens)
+        tokens = tuple(self.tokens[past : past + chunk])
+        return Row(slot.index, past, tokens, wants_logits=past + len(tokens) == len(self.tokens))
+
+    def accept(self, row: Row, logits: Logits) -> bool:
+        """Take note of a finished row; sample when the prompt is through. True when the request is done."""
+        self._slot().tokens.extend(row.tokens)
+        if not row.wants_logits:
+            return False
+        if not self._first_ns:
+            self._first_ns = time.monotonic_ns()
+        token = self._sampler.sample(logits, self.tokens)
+        self._generated += 1
+        if token in self._eos:
+            self.finish(DoneReason.STOP)
+            return True
+        return self._accept_token(token, logits)
+
+    def _accept_token(self, token: int, logits: Logits) -> bool:
+        self.tokens.append(token)
+        text, stopped = self._gate.push(self._stream.push(token))
+        logprobs = self._logprobs(token, logits)
+        if stopped:
+            self.finish(DoneReason.STOP, text, logprobs, cut=True)
+            return True
+        full = len(self.tokens) > self.request.num_ctx
+        if full and not self.request.shift or self._generated == self._budget:
+            self.finish(DoneReason.LENGTH, text, logprobs)
+            return True
+        if full:
+            self._shift()
+        if text or logprobs:
+            self.emit(Chunk(text=text, tokens=(token,), logprobs=logprobs))
+        return False
+
+    def finish(
+        self,
+        reason: DoneReason,
+        text: str = "",
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        cut: bool = False,
+    ) -> None:
+        """Emit what is held back (unless a stop string cut it off), then the closing chunk with the usage."""
+        if not cut:
+            text += self._gate.push(self._stream.flush())[0] + self._gate.flush()
+        if text or logprobs:
+            self.emit(Chunk(text=text, logprobs=logprobs))
+        self.emit(Chunk(done_reason=reason, usage=self._usage()))
+
+    def _shift(self) -> None:
+        """Make room: keep the first num_keep tokens and the newer half of the rest.
+
+        The kept tail changes position, so it is evaluated again; that is exact where rotating cached keys
+        is not.
+        """
+        slot = self._slot()
+        keep = min(max(self.request.sampling.num_keep, 0), self.request.num_ctx // 2)
+        if self.request.sampling.num_keep < 0:
+            keep = min(len(self.request.tokens), self.request.num_ctx // 2)
+        discard = max((self.request.num_ctx - keep) // 2, 1)
+        del self.tokens[keep : keep + discard]
+        del slot.tokens[keep:]
+
+    def _logprobs(self, token: int, logits: Logits) -> tuple[TokenLogprob, ...]:
+        sampling = self.request.sampling
+        if not sampling.logprobs:
+            return ()
+        own, best = log_probabilities(logits, token, sampling.top_logprobs)
+        name = self._vocabulary.token_text
+        top = tuple(TokenLogprob(name(other), value) for other, value in best)
+        return (TokenLogprob(name(token), own, top),)
+
+    def _usage(self) -> Usage:
+        now = time.monotonic_ns()
+        started = self._started_ns or now
+        first = self._first_ns or now
+        return Usage(
+            prompt_tokens=len(self.request.tokens),
+            cached_tokens=self._cached,
+            generated_tokens=self._generated,
+            prompt_ns=max(first - started, 1),
+            generate_ns=max(now - first, 1),
+        )
+
+    def _slot(self) -> Slot:
+        assert self.slot is not None
+        return self.slot
+
+
+def budget(request: Request) -> int:
+    """How many tokens may be generated: Ollama bounds num_predict by ten times the context."""
+    most = 10 * request.num_ctx
+    wanted = request.sampling.num_predict
+    return most if wanted < 0 else min(wanted, most)

@@ -1,0 +1,60 @@
+"""Slots: rows of the KV cache, and what tokens each of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Slot:
+    """One row. `tokens` are those whose keys and values are in the cache, in order."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    busy: bool = False
+    last_used: int = 0
+
+
+class SlotPool:
+    """Hands out slots, the one that already holds most of the prompt first."""
+
+    def __init__(self, count: int) -> None:
+        self.slots = [Slot(index) for index in range(count)]
+        self._clock = 0
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return sum(not slot.busy for slot in self.slots)
+
+    def take(self, prompt: Sequence[int]) -> Slot | None:
+        """A free slot whose tokens are cut to the prefix it shares with `prompt`; None when all are busy.
+
+        Most reuse wins; among equals one that loses nothing (empty), then the least recently used, then the
+        lowest, so that busy rows stay close together. The last prompt token is never reused: its logits are
+        needed.
+        """
+        free = [slot for slot in self.slots if not slot.busy]
+        if not free:
+            return None
+        shared = {slot.index: common_prefix(slot.tokens, prompt, len(prompt) - 1) for slot in free}
+        slot = min(free, key=lambda s: (-shared[s.index], bool(s.tokens), s.last_used, s.index))
+        del slot.tokens[shared[slot.index] :]
+        slot.busy = True
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """Free the slot; its tokens stay for the next prompt that begins alike."""
+        self._clock += 1
+        slot.last_used = self._clock
+        slot.busy = False
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int], limit: int) -> int:
+    """How many leading tokens two sequences share, at most `limit`."""
+    length = min(len(left), len(right), limit)
+    for at in range(length):
+        if left[at] != right[at]:
+            return at
+    return max(length, 0)

@@ -1,0 +1,79 @@
+"""A scripted backend and a one-letter-per-token vocabulary: the engine without a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from appliance.engine.backend import Logits, Row
+
+EOS = 0
+
+
+class ScriptedBackend:
+    """Continues tokens by `script`, which sees everything in a slot and names the next token.
+
+    Keeps its own cache and checks that the engine's idea of it is right.
+    """
+
+    provider = "CPU"
+    memory_bytes = 0
+    vram_bytes = 0
+
+    def __init__(
+        self,
+        script: Callable[[list[int]], int],
+        *,
+        slots: int = 2,
+        capacity: int = 64,
+        vocab_size: int = 128,
+        gate: threading.Semaphore | None = None,
+    ) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.vocab_size = vocab_size
+        self.runs: list[list[Row]] = []
+        self.closed = False
+        self._script = script
+        self._cache: list[list[int]] = [[] for _ in range(slots)]
+        self._gate = gate
+
+    def run(self, rows: list[Row]) -> Logits:
+        if self._gate:
+            self._gate.acquire()
+        assert [row.slot for row in rows] == sorted({row.slot for row in rows})
+        self.runs.append(rows)
+        logits = np.full((len(rows), self.vocab_size), -10.0, np.float32)
+        for at, row in enumerate(rows):
+            cache = self._cache[row.slot]
+            assert row.past <= len(cache), "the engine counts on tokens that were never cached"
+            cache[row.past :] = row.tokens
+            assert len(cache) <= self.capacity
+            logits[at, self._script(cache)] = 10.0
+        return logits
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Letters:
+    """Token n is chr(n)."""
+
+    def token_text(self, token: int) -> str:
+        return chr(token)
+
+    def stream(self, prompt: tuple[int, ...]) -> Letters:
+        return self
+
+    def push(self, token: int) -> str:
+        return chr(token)
+
+    def flush(self) -> str:
+        return ""
+
+
+def letters(text: str) -> tuple[int, ...]:
+    """Tokens of `text`."""
+    return tuple(map(ord, text))
