@@ -1,0 +1,171 @@
+"""Text to tokens and back, over a bundle's `tokenizer.json`.
+
+Detokenising works on bytes: every token stands for a few, control tokens for none, and a reply is their
+concatenation read as UTF-8. So a stream and a whole decode agree byte for byte, and a character whose bytes
+are spread over several tokens comes out when its last one has arrived.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from appliance.bundle import TOKENIZER, Bundle
+from appliance.errors import ModelFileError
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+Piece = Callable[[str], bytes]
+
+
+class Tokenizer:
+    """One model's tokenizer. Every method may be called from several threads at once."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, bundle: Bundle) -> None:
+        """Raises ModelFileError when the tokenizer's decoder is of a kind that we don't know."""
+        self._tokenizer = tokenizer
+        self._bos = bundle.bos_token if bundle.add_bos else None
+        self._added = tokenizer.get_added_tokens_decoder()
+        self._piece, self._strips_space = _read_decoder(json.loads(tokenizer.to_str())["decoder"])
+        self._bytes: dict[int, bytes] = {}
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(cls, folder: Path, bundle: Bundle) -> Tokenizer:
+        """Read `folder`/tokenizer.json; raises ModelFileError when it is missing or damaged."""
+        try:
+            data = (folder / TOKENIZER).read_bytes()
+        except OSError as error:
+            raise ModelFileError(f"{TOKENIZER} cannot be read: {error.strerror}") from error
+        try:
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        except Exception as error:  # the library raises plain Exception for whatever it cannot parse
+            raise ModelFileError(f"{TOKENIZER} is damaged: {error}") from error
+        return cls(tokenizer, bundle)
+
+    def encode(self, text: str, add_bos: bool) -> list[int]:
+        """The tokens of `text`; special tokens written in it are parsed as such.
+
+        With `add_bos` the model's BOS goes in front, if the model wants one and the text does not start with it.
+        """
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):  # lone surrogates, which JSON can smuggle in
+            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            ids = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        if add_bos and self._bos is not None and ids[:1] != [self._bos]:
+            ids.insert(0, self._bos)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids` as a text of its own: control tokens are left out, invalid UTF-8 becomes U+FFFD."""
+        stream = self.stream(())
+        return "".join(map(stream.push, ids)) + stream.flush()
+
+    def token_text(self, token: int) -> str:
+        """What one token contributes inside a text, leading space included; a part of a character is U+FFFD."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes one token stands for: none for control tokens and for ids that the vocabulary lacks."""
+        piece = self._bytes.get(token)
+        if piece is None:
+            piece = self._bytes[token] = self._read_bytes(token)
+        return piece
+
+    def stream(self, prompt_tokens: Sequence[int]) -> TextStream:
+        """A stream for the tokens that follow `prompt_tokens`.
+
+        Tokenizers that put a space in front of a text take it off again in front of the first word; a prompt
+        that holds any text has had its first word.
+        """
+        at_start = self._strips_space and not any(self.token_bytes(token) for token in prompt_tokens)
+        return TextStream(self, at_start)
+
+    def _read_bytes(self, token: int) -> bytes:
+        added = self._added.get(token)
+        if added is not None:
+            return b"" if added.special else str(added.content).encode()
+        text = self._tokenizer.id_to_token(token)
+        return b"" if text is None else self._piece(text)
+
+
+class TextStream:
+    """Tokens in, text out; a character comes out when its last byte has arrived. One thread at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at_start = at_start
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; "" while a character is incomplete, and for control tokens."""
+        piece = self._token_bytes(token)
+        if self._at_start and piece:
+            self._at_start = False
+            piece = piece.removeprefix(b" ")
+        return self._characters.decode(piece)
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that never completed, else ""."""
+        return self._characters.decode(b"", final=True)
+
+
+def _read_decoder(decoder: dict[str, Any] | None) -> tuple[Piece, bool]:
+    """How a `tokenizer.json` turns a token's text into bytes, and whether it strips a text's first space."""
+    steps = decoder.get("decoders", [decoder]) if decoder else []
+    strips_space = False
+    replacements: list[tuple[str, str]] = []
+    kinds = {step["type"] for step in steps}
+    if unknown := kinds - {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Strip", "Metaspace", "WordPiece"}:
+        raise ModelFileError(f"the tokenizer's decoder {min(unknown)} is not supported")
+    for step in steps:
+        match step:
+            case {"type": "Replace", "pattern": {"String": pattern}, "content": content}:
+                replacements.append((pattern, content))
+            case {"type": "Replace"}:
+                raise ModelFileError("the tokenizer's decoder replaces a regular expression, which is not supported")
+            case {"type": "Strip", "content": " ", "start": start}:
+                strips_space = start > 0
+            case {"type": "Metaspace", "replacement": mark}:
+                replacements.append((mark, " "))
+                strips_space = step.get("prepend_scheme", "always") != "never"
+            case {"type": "WordPiece", "prefix": prefix}:
+                return (lambda text: _word_piece(text, prefix)), True
+    if "ByteLevel" in kinds:
+        return _byte_level_piece, False
+
+    def piece(text: str) -> bytes:
+        if "ByteFallback" in kinds and (byte := BYTE_TOKEN.fullmatch(text)):
+            return bytes.fromhex(byte[1])
+        for pattern, content in replacements:
+            text = text.replace(pattern, content)
+        return text.encode()
+
+    return piece, strips_space
+
+
+def _word_piece(text: str, prefix: str) -> bytes:
+    return (text.removeprefix(prefix) if text.startswith(prefix) else " " + text).encode()
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 characters are their own bytes, the other bytes follow U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_LEVEL = _byte_level_alphabet()
+
+
+def _byte_level_piece(text: str) -> bytes:
+    try:
+        return bytes([_BYTE_LEVEL[character] for character in text])
+    except KeyError:  # a token added without the byte alphabet stands for itself
+        return text.encode()
