@@ -1,0 +1,99 @@
+"""Small graph functions: each adds a few nodes to a graph and returns the value it computes.
+
+Weights go through `Weights`, which knows the recipe: quantised to MatMulNBits, or dequantised to float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from converters.weights import Region, WeightsFile, initializer
+
+MICROSOFT = "com.microsoft"
+OPSETS = {"": 21, MICROSOFT: 1}
+IR_VERSION = 10
+
+
+class Graph:
+    """A graph in the making, over one weights file."""
+
+    def __init__(self, file: WeightsFile) -> None:
+        self.file = file
+        self.inputs: list[ir.Value] = []
+        self.outputs: list[ir.Value] = []
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
+        value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        self.outputs.append(value)
+
+    def node(
+        self, kind: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: Any
+    ) -> list[ir.Value]:
+        """Add a node and return its outputs."""
+        node = ir.node(kind, inputs, attributes, domain=domain, num_outputs=outputs, name=f"{kind}.{len(self.nodes)}")
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}.{index}"
+        self.nodes.append(node)
+        return list(node.outputs)
+
+    def stored(self, name: str, region: Region, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
+        """An initializer over a region of the weights file."""
+        value = initializer(name, region, dtype, shape)
+        self.initializers.append(value)
+        return value
+
+    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """A small initializer inside the graph file itself."""
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=ir.tensor(array, name=name),
+        )
+        self.initializers.append(value)
+        return value
+
+    def model(self, producer: str) -> ir.Model:
+        graph = ir.Graph(
+            self.inputs,
+            self.outputs,
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports=OPSETS,
+            name="decoder",
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer)
+
+
+def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:
+    """Rows of x [B,S,H] at `positions` [B,R,1]: [B,R,H]."""
+    return graph.node("GatherND", x, positions, batch_dims=1)[0]
+
+
+def silu_gate(graph: Graph, gate_up: ir.Value) -> ir.Value:
+    """silu(gate) · up, of [.., 2F] that holds both."""
+    gate, up = graph.node("Split", gate_up, axis=-1, num_outputs=2, outputs=2)
+    (active,) = graph.node("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
+    return graph.node("Mul", active, up)[0]
+
+
+def rope_tables(
+    count: int, frequencies: NDArray[np.float64], step: int = 8192
+) -> Any:
+    """Yield (cos, sin) float32 [≤step, head_dim/2] for the positions 0 … count."""
+    for start in range(0, count, step):
+        positions = np.arange(start, min(start + step, count), dtype=np.float64)
+        angles = positions[:, None] * frequencies[None, :]
+        yield np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

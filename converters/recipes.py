@@ -1,0 +1,195 @@
+"""How matrices enter the graph: quantised (`exact`), or as float32 (`fp32`).
+
+A recipe adds the nodes, reserves the bytes, and leaves a job that fills them from the source.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from appliance.store.gguf_header import TensorInfo
+from converters.formats import Format, format_for, pack, unpack
+from converters.graph import MICROSOFT, Graph
+from converters.source import GGUFSource
+from converters.weights import Region
+
+FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
+Progress = Callable[[int], None]
+
+
+class Recipe:
+    """What all recipes share: vectors, tables and biases. `progress` is told the source bytes that were used."""
+
+    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+        self.graph = graph
+        self.source = source
+        self.progress = progress
+        self.squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def linear(self, x: ir.Value, *names: str) -> ir.Value:
+        """x [..,K] times the transposes of the matrices `names` [N,K] side by side: [.., ΣN], plus their biases."""
+        tensors = [self.source.tensors[f"{name}.weight"] for name in names]
+        return self._matmul(x, tensors, self._bias(names, tensors))
+
+    def embedding(self, ids: ir.Value, name: str) -> ir.Value:
+        """Rows `ids` of the matrix `name`."""
+        raise NotImplementedError
+
+    def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
+        raise NotImplementedError
+
+    def vector(self, name: str) -> ir.Value:
+        """A small tensor as float32, kept in the graph file."""
+        tensor = self.source.tensors[name]
+        self.progress(tensor.size)
+        return self.graph.constant(name, self.source.values(tensor))
+
+    def table(self, name: str, shape: tuple[int, int], rows: Callable[[int, int], NDArray[np.float32]]) -> ir.Value:
+        """A computed float32 matrix: `rows(start, stop)` gives its rows."""
+        file = self.graph.file
+        region = file.reserve(4 * shape[0] * shape[1])
+        step = max(1, (1 << 20) // shape[1])
+
+        def fill() -> None:
+            for start in range(0, shape[0], step):
+                file.append(region, rows(start, min(start + step, shape[0])))
+
+        file.later(fill)
+        return self.graph.stored(name, region, FLOAT, shape)
+
+    def _bias(self, names: Sequence[str], tensors: Sequence[TensorInfo]) -> ir.Value | None:
+        present = [self.source.tensors.get(f"{name}.bias") for name in names]
+        if not any(present):
+            return None
+        parts = [
+            np.zeros(tensor.shape[0], np.float32) if bias is None else self.source.values(bias)
+            for bias, tensor in zip(present, tensors, strict=True)
+        ]
+        return self.graph.constant(f"{'+'.join(names)}.bias", np.concatenate(parts))
+
+    def errors(self) -> dict[str, float]:
+        """Relative RMS error of the weights by the type they came from."""
+        return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in self.squares.items()}
+
+
+class Exact(Recipe):
+    """Block-quantised weights that stand for the source's values as closely as formats.py says."""
+
+    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+        super().__init__(graph, source, progress)
+        self._stored: dict[tuple[str, ...], tuple[Format, Region, Region]] = {}
+
+    def embedding(self, ids: ir.Value, name: str) -> ir.Value:
+        tensor = self.source.tensors[f"{name}.weight"]
+        form, data, scales = self._store([tensor])
+        rows, columns = tensor.shape
+        inputs = (
+            self.graph.stored(f"{name}.table", data, UINT8, (rows, columns * form.bits // 8)),
+            ids,
+            self.graph.stored(f"{name}.table.scales", scales, FLOAT, (rows, columns // form.block)),
+        )
+        return self.graph.node(
+            "GatherBlockQuantized",
+            *inputs,
+            domain=MICROSOFT,
+            bits=form.bits,
+            block_size=form.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )[0]
+
+    def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
+        form, data, scales = self._store(tensors)
+        name = "+".join(tensor.name for tensor in tensors)
+        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+        blocks = -(-columns // form.block)
+        inputs = (
+            x,
+            self.graph.stored(name, data, UINT8, (rows, blocks, form.block * form.bits // 8)),
+            self.graph.stored(f"{name}.scales", scales, FLOAT, (rows, blocks)),
+            None,
+            None,
+            bias,
+        )
+        return self.graph.node(
+            "MatMulNBits",
+            *inputs[: 6 if bias else 3],
+            domain=MICROSOFT,
+            K=columns,
+            N=rows,
+            bits=form.bits,
+            block_size=form.block,
+            accuracy_level=4,
+        )[0]
+
+    def _store(self, tensors: Sequence[TensorInfo]) -> tuple[Format, Region, Region]:
+        """Reserve and fill the bytes of stacked matrices, once."""
+        key = tuple(tensor.name for tensor in tensors)
+        if key in self._stored:
+            return self._stored[key]
+        form = format_for({tensor.type_name for tensor in tensors})
+        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+        blocks = -(-columns // form.block)
+        file = self.graph.file
+        data = file.reserve(rows * blocks * form.block * form.bits // 8)
+        scales = file.reserve(4 * rows * blocks)
+
+        def fill() -> None:
+            for tensor in tensors:
+                for raw, values in self.source.chunks(tensor):
+                    packed = pack(raw, values, tensor.type_name, form)
+                    file.append(data, packed.data)
+                    file.append(scales, packed.scales)
+                    self._account(tensor.type_name, values, unpack(packed, form, columns))
+                    self.progress(raw.nbytes)
+
+        file.later(fill)
+        self._stored[key] = form, data, scales
+        return self._stored[key]
+
+    def _account(self, type_name: str, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
+        sums = self.squares[type_name]
+        difference = (stored - values).ravel()
+        sums[0] += float(difference @ difference)
+        sums[1] += float(values.ravel() @ values.ravel())
+
+
+class Full(Recipe):
+    """The source's values as float32: the reference that the other recipes are held against."""
+
+    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+        super().__init__(graph, source, progress)
+        self._stored: dict[tuple[str, ...], ir.Value] = {}
+
+    def embedding(self, ids: ir.Value, name: str) -> ir.Value:
+        return self.graph.node("Gather", self._store([self.source.tensors[f"{name}.weight"]]), ids, axis=0)[0]
+
+    def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
+        (y,) = self.graph.node("FusedMatMul", x, self._store(tensors), domain=MICROSOFT, transB=1)
+        return self.graph.node("Add", y, bias)[0] if bias else y
+
+    def _store(self, tensors: Sequence[TensorInfo]) -> ir.Value:
+        key = tuple(tensor.name for tensor in tensors)
+        if key in self._stored:
+            return self._stored[key]
+        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+        file = self.graph.file
+        region = file.reserve(4 * rows * columns)
+
+        def fill() -> None:
+            for tensor in tensors:
+                for raw, values in self.source.chunks(tensor):
+                    file.append(region, values)
+                    self.progress(raw.nbytes)
+
+        file.later(fill)
+        self._stored[key] = self.graph.stored("+".join(key), region, FLOAT, (rows, columns))
+        return self._stored[key]
+
+
+RECIPES: dict[str, type[Recipe]] = {"exact": Exact, "fp32": Full}

@@ -1,0 +1,76 @@
+"""Reading tensors of a GGUF file piece by piece, so that no tensor is ever whole in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+from numpy.typing import NDArray
+
+from appliance.errors import TruncatedGGUF, UnsupportedModel
+from appliance.store.gguf_header import TENSOR_TYPES, TensorInfo, read_header
+
+CHUNK_VALUES = 1 << 20
+READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+
+
+class GGUFSource:
+    """An open GGUF file. Raises as `read_header` does; every read is a plain read, so pages do not pile up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = read_header(path)
+        self.metadata: dict[str, Any] = self.header.metadata
+        self.tensors = {tensor.name: tensor for tensor in self.header.tensors}
+        for tensor in self.header.tensors:
+            if tensor.type_name not in READABLE:
+                raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name}", READABLE)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns])."""
+        columns = tensor.shape[-1]
+        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+        row_bytes = tensor.size // rows
+        step = max(1, CHUNK_VALUES // columns)
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            data = os.pread(self._file, count * row_bytes, tensor.offset + start * row_bytes)
+            if len(data) < count * row_bytes:
+                raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file).st_size)
+            raw = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
+            yield raw, dequantise(raw, tensor.type_name)
+
+    def values(self, tensor: TensorInfo) -> NDArray[np.float32]:
+        """The whole of a small tensor, in its own shape."""
+        return np.concatenate([values for _, values in self.chunks(tensor)]).reshape(tensor.shape)
+
+
+def dequantise(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
+    """Turn rows of blocks [rows, bytes] into float32 [rows, columns]."""
+    values: NDArray[np.float32]
+    if type_name == "F32":
+        values = raw.view(np.float32)
+    elif type_name == "F16":
+        values = raw.view(np.float16).astype(np.float32)
+    else:
+        values = quants.dequantize(raw, GGMLQuantizationType[type_name])
+    return values
+
+
+def block_of(type_name: str) -> tuple[int, int]:
+    """Values and bytes of one block of a tensor type."""
+    return next((values, size) for name, values, size in TENSOR_TYPES.values() if name == type_name)
