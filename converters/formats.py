@@ -69,5 +69,5 @@ def unpack(packed: Packed, form: Format, columns: int) -> Floats:
     data = packed.data
     if form.bits == 4:
         data = np.stack((data & 15, data >> 4), axis=-1).reshape(*data.shape[:2], -1)
-    values = (data.astype(np.float32) - 2 ** (form.bits - 1)) * packed.scales[:, :, None]
+    values: Floats = (data.astype(np.float32) - 2 ** (form.bits - 1)) * packed.scales[:, :, None]
     return values.reshape(len(data), -1)[:, :columns]

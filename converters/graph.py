@@ -89,9 +89,7 @@ def silu_gate(graph: Graph, gate_up: ir.Value) -> ir.Value:
     return graph.node("Mul", active, up)[0]
 
 
-def rope_tables(
-    count: int, frequencies: NDArray[np.float64], step: int = 8192
-) -> Any:
+def rope_tables(count: int, frequencies: NDArray[np.float64], step: int = 8192) -> Any:
     """Yield (cos, sin) float32 [≤step, head_dim/2] for the positions 0 … count."""
     for start in range(0, count, step):
         positions = np.arange(start, min(start + step, count), dtype=np.float64)

@@ -72,8 +72,8 @@ class Recipe:
         ]
         return self.graph.constant(f"{'+'.join(names)}.bias", np.concatenate(parts))
 
-    def errors(self) -> dict[str, float]:
-        """Relative RMS error of the weights by the type they came from."""
+    def report(self) -> dict[str, float]:
+        """Relative RMS error of the stored matrices, by the type they came from."""
         return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in self.squares.items()}
 
 

@@ -30,7 +30,7 @@ class GGUFSource:
         for tensor in self.header.tensors:
             if tensor.type_name not in READABLE:
                 raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name}", READABLE)
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = path.open("rb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +38,7 @@ class GGUFSource:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns])."""
@@ -48,9 +48,10 @@ class GGUFSource:
         step = max(1, CHUNK_VALUES // columns)
         for start in range(0, rows, step):
             count = min(step, rows - start)
-            data = os.pread(self._file, count * row_bytes, tensor.offset + start * row_bytes)
+            self._file.seek(tensor.offset + start * row_bytes)
+            data = self._file.read(count * row_bytes)
             if len(data) < count * row_bytes:
-                raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file).st_size)
+                raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file.fileno()).st_size)
             raw = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
             yield raw, dequantise(raw, tensor.type_name)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -33,7 +32,7 @@ class WeightsFile:
     def __init__(self) -> None:
         self.size = 0
         self._jobs: list[Callable[[], None]] = []
-        self._file = -1
+        self._file: BinaryIO
 
     def reserve(self, size: int) -> Region:
         """Set `size` bytes aside."""
@@ -50,22 +49,16 @@ class WeightsFile:
         data = np.ascontiguousarray(array).data.cast("B") if array.size else b""
         if region.written + len(data) > region.size:
             raise ValueError("more data than was planned")
-        start = region.offset + region.written
+        self._file.seek(region.offset + region.written)
+        self._file.write(data)
         region.written += len(data)
-        while data:
-            count = os.pwrite(self._file, data, start)
-            data, start = data[count:], start + count
 
     def write(self, folder: Path) -> None:
-        """Create the file in `folder`, run all jobs, and make it durable."""
-        self._file = os.open(folder / WEIGHTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            os.posix_fallocate(self._file, 0, max(self.size, 1))
+        """Create the file in `folder`, and run all jobs."""
+        with (folder / WEIGHTS).open("xb") as self._file:
+            self._file.truncate(self.size)
             for job in self._jobs:
                 job()
-            os.fsync(self._file)
-        finally:
-            os.close(self._file)
 
 
 def initializer(name: str, region: Region, dtype: ir.DataType, shape: Shape) -> ir.Value:

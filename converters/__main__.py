@@ -1,0 +1,82 @@
+"""`python -m converters SOURCE --out FOLDER [--recipe exact|fp32] [--json]`: convert one model.
+
+With --json every line of standard output is an object: {"status", "completed", "total"} while it works, then
+{"done": true, "bundle": {…}}, or {"error", "kind"} and exit status 1. Without it, progress goes to a terminal's
+standard error and nothing else is printed but an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import ApplianceError, ConversionFailed
+from converters.bundle import convert
+from converters.recipes import RECIPES
+
+INTERVAL_S = 0.1
+STATUS = "converting model"
+
+
+class Reporter:
+    """Prints progress, at most once in INTERVAL_S."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.last = float("-inf")
+
+    def progress(self, completed: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last < INTERVAL_S and completed < total:
+            return
+        self.last = now
+        if self.as_json:
+            self.line({"status": STATUS, "completed": completed, "total": total})
+        elif sys.stderr.isatty():
+            end = "\n" if completed == total else ""
+            print(f"\r{STATUS} {completed / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
+
+    def line(self, facts: dict[str, Any]) -> None:
+        print(json.dumps(facts), flush=True)
+
+    def error(self, error: ApplianceError) -> None:
+        if self.as_json:
+            self.line({"error": str(error), "kind": type(error).__name__})
+        else:
+            print(f"Error: {error}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m converters", description="Convert a GGUF model to an ONNX bundle.")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a GGUF file")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the bundle to make")
+    parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
+    parser.add_argument("--json", action="store_true", help="report in lines of JSON")
+    options = parser.parse_args(arguments)
+    reporter = Reporter(options.json)
+    try:
+        bundle = convert(options.source, options.out, options.recipe, reporter.progress)
+    except ApplianceError as error:
+        reporter.error(error)
+        return 1
+    except OSError as error:
+        reporter.error(ConversionFailed(f"the model cannot be converted: {error.strerror}"))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        reporter.error(ConversionFailed(f"the converter failed: {type(error).__name__}"))
+        return 1
+    if options.json:
+        reporter.line({"done": True, "bundle": asdict(bundle)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""One conversion from end to end: a GGUF file in, a bundle folder out, whole or not at all.
+
+Everything that can be refused is refused from the header, before a byte is written. The bundle grows in
+FOLDER.partial-<pid> and is renamed to FOLDER when all of it is on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_ir import serde
+
+from appliance.bundle import CHAT_TEMPLATE, MODEL, TOKENIZER, Bundle, write_description
+from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, UnsupportedModel
+from converters.architectures import llama
+from converters.graph import Graph
+from converters.recipes import RECIPES, Recipe
+from converters.source import GGUFSource
+from converters.tokenizers import Vocabulary, read_vocabulary
+from converters.weights import WeightsFile
+
+ARCHITECTURES = {llama.NAME: llama}
+PRODUCER = "edge-appliance"
+DESCRIPTION_BYTES = 1 << 20  # more than bundle.json and the chat template ever take
+BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
+
+Progress = Callable[[int, int], None]  # completed and total bytes of the source
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked conversion: all decided, nothing written. `weights` fills itself from the open source."""
+
+    architecture: str
+    config: llama.Config
+    vocabulary: Vocabulary
+    recipe: Recipe
+    graph: bytes
+    weights: WeightsFile
+    tokenizer: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes the bundle will take on disk."""
+        return self.weights.size + len(self.graph) + len(self.tokenizer) + DESCRIPTION_BYTES
+
+
+def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progress = lambda done, total: None) -> Bundle:
+    """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
+
+    Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
+    NotEnoughDisk, ConversionFailed; then nothing stays behind. Partial folders of dead runs are removed.
+    """
+    started = time.monotonic()
+    if folder.exists():
+        raise ConversionFailed("the bundle's folder exists already")
+    with GGUFSource(source) as gguf:
+        total = sum(tensor.size for tensor in gguf.header.tensors)
+        meter = _Meter(progress, total)
+        plan = make_plan(gguf, recipe, meter.advance)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead_partials(folder)
+        available = shutil.disk_usage(folder.parent).free
+        if plan.size > available:
+            raise NotEnoughDisk(plan.size, available)
+        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+        partial.mkdir()
+        try:
+            bundle = _write(plan, gguf, recipe, partial, started)
+            partial.rename(folder)
+            _sync(folder.parent)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NotEnoughDisk(plan.size, shutil.disk_usage(folder.parent).free) from error
+            raise
+    progress(total, total)
+    return bundle
+
+
+def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) -> Plan:
+    """Check the model and lay out the whole bundle in memory, except the weights."""
+    metadata = gguf.metadata
+    if recipe not in RECIPES:
+        raise UnsupportedModel(f"recipe {recipe!r}", tuple(RECIPES))
+    name = metadata.get("general.architecture")
+    if name is None:
+        raise NotGGUF("a damaged model: metadata general.architecture is missing")
+    if name not in ARCHITECTURES:
+        raise UnsupportedModel(f"architecture {str(name)[:40]!r}", tuple(ARCHITECTURES))
+    if metadata.get("general.type", "model") != "model":
+        raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
+    if metadata.get("split.count", 1) != 1:
+        raise UnsupportedModel("a model split over several files", ("a single file",))
+    architecture = ARCHITECTURES[name]
+    vocabulary = read_vocabulary(metadata)
+    config = architecture.read_config(metadata, gguf.tensors)
+    weights = WeightsFile()
+    graph = Graph(weights)
+    chosen = RECIPES[recipe](graph, gguf, progress)
+    architecture.build(graph, chosen, config)
+    model = serde.serialize_model(graph.model(PRODUCER)).SerializeToString()
+    tokenizer = vocabulary.tokenizer.to_str().encode()
+    return Plan(name, config, vocabulary, chosen, model, weights, tokenizer)
+
+
+def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: float) -> Bundle:
+    """Write every file of the bundle into `folder`, and make all of it durable."""
+    plan.weights.write(folder)
+    (folder / MODEL).write_bytes(plan.graph)
+    (folder / TOKENIZER).write_bytes(plan.tokenizer)
+    if plan.vocabulary.chat_template:
+        (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")
+    config, vocabulary = plan.config, plan.vocabulary
+    bundle = Bundle(
+        architecture=plan.architecture,
+        parameters=sum(_count(tensor.shape) for tensor in gguf.header.tensors),
+        layers=config.layers,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        hidden_size=config.hidden,
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        bos_token=vocabulary.bos_token,
+        eos_tokens=vocabulary.eos_tokens,
+        add_bos=vocabulary.add_bos,
+        recipe=recipe,
+        source_digest=source_digest(gguf.path),
+        report=_report(plan.recipe, started),
+    )
+    write_description(folder, bundle)
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+    return bundle
+
+
+def _report(recipe: Recipe, started: float) -> dict[str, Any]:
+    """How close the weights are to the source's, by the type they had, and what the conversion took."""
+    return {
+        "weights": recipe.report(),
+        "seconds": round(time.monotonic() - started, 2),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def source_digest(path: Path) -> str:
+    """The file's "sha256:…"; a blob of a model store carries it in its name."""
+    named = BLOB_NAME.fullmatch(path.name)
+    if named:
+        return f"sha256:{named[1]}"
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+class _Meter:
+    """Adds up what the recipe reports."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.done = 0
+
+    def advance(self, size: int) -> None:
+        self.done += size
+        self.progress(self.done, self.total)
+
+
+def _remove_dead_partials(folder: Path) -> None:
+    """Clear away what runs for the same folder left when they were killed."""
+    for partial in folder.parent.glob(f"{folder.name}.partial-*"):
+        pid = partial.name.rpartition("-")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
