@@ -1,0 +1,218 @@
+"""The interactive loop of `run`: what is typed is a question, or a command that starts with a slash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import rich_click as click
+
+from appliance.cli.list import print_models
+from appliance.cli.reader import Reader
+from appliance.cli.session import Session
+from appliance.cli.show import show_text
+from appliance.errors import ApplianceError
+from appliance.store.parameters import read_parameter
+
+HELP = """\
+Available Commands:
+  /set            Set session variables
+  /show           Show model information
+  /load <model>   Load a session or model
+  /save <model>   Save your current session
+  /clear          Clear session context
+  /list           List the installed models
+  /bye            Exit
+  /?, /help       Help for a command
+  /? shortcuts    Help for keyboard shortcuts
+
+Use \"\"\" to begin a multi-line message.
+"""
+HELP_SET = """\
+Available Commands:
+  /set parameter ...     Set a parameter
+  /set system <string>   Set system message
+  /set history           Enable history
+  /set nohistory         Disable history
+  /set wordwrap          Enable wordwrap
+  /set nowordwrap        Disable wordwrap
+  /set format json       Enable JSON mode
+  /set noformat          Disable formatting
+  /set verbose           Show LLM stats
+  /set quiet             Disable LLM stats
+  /set think [level]     Enable thinking
+  /set nothink           Disable thinking
+"""
+HELP_SHOW = """\
+Available Commands:
+  /show info         Show details for this model
+  /show license      Show model license
+  /show modelfile    Show Modelfile for this model
+  /show parameters   Show parameters for this model
+  /show system       Show system message
+  /show template     Show prompt template
+"""
+HELP_SHORTCUTS = """\
+Available keyboard shortcuts:
+  Ctrl + a            Move to the beginning of the line (Home)
+  Ctrl + e            Move to the end of the line (End)
+   Alt + b            Move back (left) one word
+   Alt + f            Move forward (right) one word
+  Ctrl + k            Delete the sentence after the cursor
+  Ctrl + u            Delete the sentence before the cursor
+  Ctrl + w            Delete the word before the cursor
+
+  Ctrl + l            Clear the screen
+  Ctrl + c            Stop the model from responding
+  Ctrl + d            Exit
+"""
+_HELPS = {"set": HELP_SET, "show": HELP_SHOW, "shortcuts": HELP_SHORTCUTS}
+_NOTHING = {
+    "license": "No license was specified for this model.",
+    "modelfile": "",
+    "system": "No system message was specified for this model.",
+    "template": "No prompt template was specified for this model.",
+}
+
+
+def loop(session: Session, reader: Reader) -> None:
+    """Ask and answer until /bye or Ctrl+D. An error ends one turn, not the loop."""
+    while True:
+        try:
+            entry = reader.read()
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo("\nUse Ctrl + d or /bye to exit.")
+            continue
+        word = entry.split(maxsplit=1)[0] if entry.strip() else ""
+        if word in ("/bye", "/exit"):
+            return
+        try:
+            if not word.startswith("/"):
+                if word:
+                    session.chat(entry)
+            elif word in _COMMANDS:
+                _COMMANDS[word](session, reader, entry.strip()[len(word) :].strip())
+            else:
+                click.echo(f"Unknown command '{word}'. Type /? for help")
+        except ApplianceError as error:
+            click.echo(f"Error: {error}", err=True)
+        except KeyboardInterrupt:
+            click.echo()
+
+
+def _help(_: Session, __: Reader, topic: str) -> None:
+    click.echo(_HELPS.get(topic.removeprefix("/"), HELP))
+
+
+def _load(session: Session, _: Reader, name: str) -> None:
+    if not name:
+        click.echo("Usage:\n  /load <modelname>")
+        return
+    click.echo(f"Loading model '{name}'")
+    earlier = session.model
+    session.model = name
+    try:
+        messages = session.show().get("messages") or []
+        session.load()
+    except ApplianceError:
+        session.model = earlier
+        raise
+    session.messages = list(messages)
+
+
+def _save(session: Session, _: Reader, name: str) -> None:
+    if not name:
+        click.echo("Usage:\n  /save <modelname>")
+        return
+    session.save(name)
+    click.echo(f"Created new model '{name}'")
+
+
+def _clear(session: Session, _: Reader, __: str) -> None:
+    session.messages.clear()
+    click.echo("Cleared session context")
+
+
+def _list(session: Session, _: Reader, prefix: str) -> None:
+    print_models(session.client, prefix)
+
+
+def _show(session: Session, _: Reader, part: str) -> None:
+    if part != "info" and part != "parameters" and part not in _NOTHING:
+        click.echo(HELP_SHOW)
+        return
+    facts = session.show()
+    if part == "info":
+        click.echo(show_text(facts), nl=False)
+    elif part == "parameters":
+        click.echo(_parameters(session, facts))
+    elif part == "system" and session.system:
+        click.echo(session.system)
+    else:
+        click.echo(facts.get(part) or _NOTHING[part])
+
+
+def _parameters(session: Session, facts: Mapping[str, Any]) -> str:
+    model = facts.get("parameters") or "No additional parameters were specified."
+    lines = ["Model defined parameters:", *(f"  {line}" for line in model.splitlines())]
+    lines += ["", "User defined parameters:"]
+    lines += [f"  {name:<30} {value}" for name, value in session.options.items()]
+    return "\n".join(lines if session.options else [*lines, "  No parameters were specified"]) + "\n"
+
+
+def _set(session: Session, reader: Reader, rest: str) -> None:
+    name, _, value = rest.partition(" ")
+    value = value.strip()
+    if name == "parameter":
+        _set_parameter(session, value)
+    elif name == "system" and value:
+        session.system = value
+        click.echo("Set system message.")
+    elif name == "think":
+        session.think = value or True
+        click.echo(f"Set 'think' mode to '{value}'." if value else "Set 'think' mode.")
+    elif (name, value) == ("format", "json"):
+        session.format = "json"
+        click.echo("Set format to 'json' mode.")
+    elif name in ("history", "nohistory"):
+        reader.keeping = name == "history"
+    elif name in _MODES and not value:
+        attribute, state = _MODES[name]
+        setattr(session, attribute, state)
+        click.echo("Disabled format." if name == "noformat" else f"Set '{name}' mode.")
+    else:
+        click.echo(f"Unknown command '/set {name}'. Type /? for help" if name else HELP_SET)
+
+
+def _set_parameter(session: Session, rest: str) -> None:
+    name, *values = rest.split()
+    if not values:
+        click.echo("Usage:\n  /set parameter <name> <value>")
+        return
+    read = [read_parameter(name, value) for value in values]
+    session.options[name] = values if isinstance(read[0], list) else read[-1]
+    click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
+
+
+_MODES: dict[str, tuple[str, Any]] = {
+    "wordwrap": ("word_wrap", True),
+    "nowordwrap": ("word_wrap", False),
+    "verbose": ("verbose", True),
+    "quiet": ("verbose", False),
+    "noformat": ("format", None),
+    "nothink": ("think", False),
+}
+_COMMANDS: dict[str, Callable[[Session, Reader, str], None]] = {
+    "/set": _set,
+    "/show": _show,
+    "/load": _load,
+    "/save": _save,
+    "/clear": _clear,
+    "/list": _list,
+    "/ls": _list,
+    "/?": _help,
+    "/help": _help,
+}

@@ -1,0 +1,104 @@
+"""`appliance run`: one answer, or a conversation."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+
+from appliance.cli.client import connect
+from appliance.cli.reader import Reader, history_path
+from appliance.cli.repl import loop
+from appliance.cli.session import Session
+from appliance.config import load_settings, parse_duration_s
+from appliance.errors import ApplianceError
+
+THINK_LEVELS = ("true", "false", "high", "medium", "low", "max")
+
+
+class _RunCommand(click.RichCommand):
+    """Lets `--think` stand alone: without this the word after it would be taken for its level."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--think=true" if word == "--think" else word for word in args])
+
+
+@click.command("run", cls=_RunCommand)
+@click.argument("model")
+@click.argument("prompt", nargs=-1)
+@click.option("--keepalive", metavar="DURATION", help="How long the model stays loaded (e.g. 5m).")
+@click.option("--verbose", is_flag=True, help="Show timings after each answer.")
+@click.option("--nowordwrap", is_flag=True, help="Don't break lines at words.")
+@click.option("--format", "answer_format", metavar="FORMAT", help="Format of the answer: json, or a JSON schema.")
+@click.option("--think", metavar="LEVEL", help=f"Thinking: {', '.join(THINK_LEVELS)}; alone it means true.")
+@click.option("--hidethinking", is_flag=True, help="Leave the thinking out.")
+def run(
+    model: str,
+    prompt: tuple[str, ...],
+    keepalive: str | None,
+    verbose: bool,
+    nowordwrap: bool,
+    answer_format: str | None,
+    think: str | None,
+    hidethinking: bool,
+) -> None:
+    """Answer PROMPT with MODEL, or talk with it when there is no PROMPT.
+
+    What is piped in comes before PROMPT.
+    """
+    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    text = " ".join(part for part in (piped, *prompt) if part)
+    with connect() as client:
+        session = Session(
+            client,
+            model,
+            format=_format(answer_format),
+            think=_think(think),
+            keep_alive_s=_seconds(keepalive),
+            word_wrap=not nowordwrap and not piped,
+            hide_thinking=hidethinking,
+            verbose=verbose,
+        )
+        messages = session.show().get("messages") or []  # also says at once that a model is missing
+        if text or not sys.stdin.isatty() or not sys.stdout.isatty():
+            try:
+                session.generate(text)
+            except KeyboardInterrupt:
+                click.echo()
+            return
+        session.messages = list(messages)
+        with Console(stderr=True).status("loading model"):
+            session.load()
+        settings = load_settings({}, os.environ)
+        loop(session, Reader(None if settings.nohistory else history_path(os.environ)))
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration_s(text)
+    except ValueError as error:
+        raise ApplianceError(f'invalid value "{text}" for --keepalive: {error}') from error
+    return -1 if seconds == float("inf") else seconds
+
+
+def _think(text: str | None) -> bool | str | None:
+    if text is None or text in ("true", "false"):
+        return None if text is None else text == "true"
+    if text not in THINK_LEVELS:
+        raise ApplianceError(f'invalid value for --think: "{text}" (must be {", ".join(THINK_LEVELS)})')
+    return text
+
+
+def _format(text: str | None) -> Any:
+    if text is None or text == "json":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ApplianceError("invalid value for --format: neither json nor a JSON schema") from error

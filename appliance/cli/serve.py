@@ -1,0 +1,43 @@
+"""`appliance serve`: the server, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from appliance.config import load_settings, setting_fields, unread_variables
+
+log = logging.getLogger(__name__)
+
+
+@click.command("serve", aliases=["start"])
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Read this config.toml.")
+def serve(config: Path | None, **flags: Any) -> None:
+    """Start the server; Ctrl+C stops it.
+
+    Every flag can also be set in config.toml or by an environment variable.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = load_settings(flags, os.environ, config)
+    if settings.debug:
+        logging.getLogger("appliance").setLevel(logging.DEBUG)
+    for variable in unread_variables(os.environ):
+        log.warning("%s is set but has no effect on this server", variable)
+    from appliance.daemon import run  # here, so that the other commands start without engine and web framework
+
+    run(settings)
+
+
+for _field in setting_fields():
+    _option = click.RichOption if hasattr(click, "RichOption") else click.Option
+    serve.params.append(
+        _option(
+            [f"--{_field.name.replace('_', '-')}"],
+            metavar="VALUE",
+            help=f"{_field.metadata['doc']} [{_field.metadata['variable']}]",
+        )
+    )

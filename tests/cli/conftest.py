@@ -1,0 +1,94 @@
+"""A server that answers from a script, and the command line run against it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli.main import main
+
+Reply = tuple[int, bytes]
+
+
+@dataclass
+class Server:
+    """Answers each (method, path) with what `says` laid down for it, and keeps what it was asked."""
+
+    url: str = ""
+    replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+    def says(self, method: str, path: str, *events: Any, status: int = 200) -> None:
+        """Answer with these objects, one a line; with none, with an empty body."""
+        self.replies[method, path] = status, b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+    def asked(self, path: str) -> list[Any]:
+        """The JSON bodies that came to this path."""
+        return [json.loads(body) for _, at, body in self.requests if at == path and body]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A scripted server, where OLLAMA_HOST points; the home folder is an empty one."""
+    script = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            script.requests.append((self.command, self.path, self.rfile.read(length)))
+            status, body = script.replies.get(
+                (self.command, self.path), (404, b'{"error": "404 page not found"}')
+            )
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else body)
+
+        do_GET = do_POST = do_DELETE = do_HEAD = answer
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.daemon_threads = True
+        script.url = f"http://127.0.0.1:{http.server_port}"
+        monkeypatch.setenv("OLLAMA_HOST", script.url)
+        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            monkeypatch.setenv(variable, str(tmp_path))
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield script
+        http.shutdown()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def appliance(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line with these arguments."""
+
+    def run(*arguments: str) -> Outcome:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Outcome(end.value.code, captured.out, captured.err)
+
+    return run

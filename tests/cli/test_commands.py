@@ -1,0 +1,310 @@
+"""Each command against a scripted server: what it asks, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from appliance.cli import client as client_module
+from appliance.cli.client import server_url
+from appliance.cli.list import models_table
+from appliance.cli.ps import loaded_table
+from appliance.config import load_settings
+
+from .conftest import Outcome, Server
+
+Run = Callable[..., Outcome]
+NOW = datetime(2026, 8, 21, 12, 0, tzinfo=UTC)
+DIGEST = "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72"
+
+
+def model(name: str, size: int = 2_019_393_189, **more: object) -> dict[str, object]:
+    modified = (NOW - timedelta(days=2)).isoformat()
+    return {"name": name, "model": name, "digest": DIGEST, "size": size, "modified_at": modified, **more}
+
+
+def test_list_is_byte_exact() -> None:
+    models = [model("llama3.2:latest"), model("Qwen3:8b", 523_000_000)]
+    assert models_table(models, "", NOW) == (
+        "NAME               ID              SIZE      MODIFIED   \n"
+        "llama3.2:latest    a80c4f17acd5    2.0 GB    2 days ago    \n"
+        "Qwen3:8b           a80c4f17acd5    523 MB    2 days ago    \n"
+    )
+    assert models_table(models, "QWEN", NOW).count("\n") == 2
+
+
+def test_list_shows_no_size_of_a_remote_model() -> None:
+    assert "a80c4f17acd5    -       2 days ago" in models_table([model("big", remote_model="big")], "", NOW)
+
+
+def test_ps_is_byte_exact() -> None:
+    loaded = model("llama3.2:latest", 2_800_000_000, size_vram=0, context_length=4096)
+    soon = loaded | {"expires_at": (NOW + timedelta(minutes=4, seconds=9)).isoformat()}
+    assert loaded_table([soon], "", NOW) == (
+        "NAME               ID              SIZE      PROCESSOR    CONTEXT    UNTIL              \n"
+        "llama3.2:latest    a80c4f17acd5    2.8 GB    100% CPU     4096       4 minutes from now    \n"
+    )
+    past = loaded | {"expires_at": (NOW - timedelta(seconds=1)).isoformat()}
+    forever = loaded | {"expires_at": "2318-12-02T09:30:00.123456789Z"}
+    assert "Stopping..." in loaded_table([past], "", NOW)
+    assert "Forever" in loaded_table([forever], "", NOW)
+
+
+@pytest.mark.parametrize("command", ["list", "ls"])
+def test_list(server: Server, appliance: Run, command: str) -> None:
+    server.says("GET", "/api/tags", {"models": [model("a:latest"), model("b:latest")]})
+    outcome = appliance(command, "B")
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["NAME", "b:latest"]
+
+
+def test_ps(server: Server, appliance: Run) -> None:
+    server.says("GET", "/api/ps", {"models": []})
+    assert appliance("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL \n"
+
+
+def test_cp(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/copy")
+    assert appliance("cp", "a", "b") == Outcome(0, "copied 'a' to 'b'\n", "")
+    assert server.asked("/api/copy") == [{"source": "a", "destination": "b"}]
+
+
+def test_rm_unloads_and_deletes_each(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/generate", {"done": True, "done_reason": "unload"})
+    server.says("DELETE", "/api/delete")
+    assert appliance("rm", "a", "b") == Outcome(0, "deleted 'a'\ndeleted 'b'\n", "")
+    assert [(each["model"], each["keep_alive"]) for each in server.asked("/api/generate")] == [("a", 0), ("b", 0)]
+    assert server.asked("/api/delete") == [{"model": "a"}, {"model": "b"}]
+
+
+def test_rm_of_a_missing_model(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/generate", {"error": "model 'a' not found"}, status=404)
+    server.says("DELETE", "/api/delete", {"error": "model 'a' not found"}, status=404)
+    assert appliance("rm", "a") == Outcome(1, "", "Error: model 'a' not found\n")
+
+
+def test_rm_goes_on_when_a_model_cannot_be_stopped(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/generate", {"error": "busy"}, status=500)
+    server.says("DELETE", "/api/delete")
+    outcome = appliance("rm", "a")
+    assert outcome == Outcome(0, "deleted 'a'\n", "Warning: unable to stop model 'a'\n")
+
+
+def test_stop(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/generate", {"done": True, "done_reason": "unload"})
+    assert appliance("stop", "a") == Outcome(0, "", "")
+    server.says("POST", "/api/generate", {"error": "model 'a' not found"}, status=404)
+    assert appliance("stop", "a") == Outcome(1, "", 'Error: couldn\'t find model "a" to stop\n')
+
+
+@pytest.mark.parametrize("part", ["license", "modelfile", "parameters", "template", "system"])
+def test_show_one_part(server: Server, appliance: Run, part: str) -> None:
+    server.says("POST", "/api/show", {part: "the text", "details": {}})
+    assert appliance("show", "a", f"--{part}") == Outcome(0, "the text\n", "")
+
+
+def test_show(server: Server, appliance: Run) -> None:
+    server.says("POST", "/api/show", {"details": {"family": "llama", "parameter_size": "1B"}})
+    assert "    architecture    llama    \n" in appliance("show", "a", "-v").out
+    assert server.asked("/api/show") == [{"model": "a", "verbose": True}]
+
+
+def test_show_two_parts_is_an_error(server: Server, appliance: Run) -> None:
+    outcome = appliance("show", "a", "--license", "--system")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "Error: only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified\n"
+    )
+    assert server.requests == []
+
+
+def test_version(server: Server, appliance: Run) -> None:
+    server.says("GET", "/api/version", {"version": "0.33.0"})
+    outcome = appliance("--version")
+    assert outcome.code == 0
+    assert outcome.out.startswith("appliance version is ")
+    assert outcome.out.endswith("Ollama API version is 0.33.0\n")
+
+
+def test_no_server(appliance: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    outcome = appliance("list")
+    assert outcome == Outcome(
+        1, "", "Error: could not connect to appliance server, run 'appliance serve' to start it\n"
+    )
+    assert "Warning: could not connect" in appliance("-v").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fly",), "Error: No such command 'fly'.\n"),
+        (("rm",), "Error: Missing argument 'MODEL...'.\n"),
+        (("list", "--fast"), "Error: No such option"),
+        (("run", "m", "--think=much"), 'Error: invalid value for --think: "much" (must be'),
+        (("run", "m", "--keepalive", "long"), 'Error: invalid value "long" for --keepalive'),
+        (("run", "m", "--format", "{"), "Error: invalid value for --format: neither json nor a JSON schema\n"),
+        (("convert", "nowhere.gguf"), "Error: nowhere.gguf does not exist\n"),
+        (("serve", "--threads", "x"), "Error: --threads must be a whole number"),
+    ],
+)
+def test_mistakes_end_with_one(
+    appliance: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    outcome = appliance(*arguments)
+    assert outcome.code == 1
+    assert outcome.err.startswith(message)
+
+
+def test_an_error_that_is_not_json_is_shown_as_it_is(server: Server, appliance: Run) -> None:
+    server.replies["GET", "/api/tags"] = 502, b"Bad Gateway from a proxy"
+    assert appliance("list").err == "Error: Bad Gateway from a proxy\n"
+    server.replies["GET", "/api/tags"] = 503, b""
+    assert appliance("list").err == "Error: 503 Service Unavailable\n"
+
+
+def test_an_answer_that_is_no_json(server: Server, appliance: Run) -> None:
+    server.replies["GET", "/api/tags"] = 200, b"<html>"
+    outcome = appliance("list")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Error: the server's answer broke off")
+
+
+def test_create_sends_the_files_and_the_request(server: Server, appliance: Run, tmp_path: Path) -> None:
+    weights = b"GGUF" + bytes(3_000_000)
+    digest = f"sha256:{hashlib.sha256(weights).hexdigest()}"
+    (tmp_path / "tiny.gguf").write_bytes(weights)
+    (tmp_path / "Modelfile").write_text(
+        'FROM ./tiny.gguf\nSYSTEM """Be\nbrief."""\nPARAMETER temperature 0.5\nPARAMETER stop a\n'
+        "PARAMETER stop b\nTEMPLATE {{ .Prompt }}\nLICENSE MIT\nMESSAGE user Hello\n"
+    )
+    server.says("POST", f"/api/blobs/{digest}", status=201)
+    server.says("POST", "/api/create", {"status": "parsing GGUF"}, {"status": "success"})
+    outcome = appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"))
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == [
+        "gathering model components",
+        "hashing tiny.gguf",
+        f"copying file {digest}",
+        "parsing GGUF",
+        "success",
+    ]
+    assert [body for method, path, body in server.requests if method == "POST" and "blobs" in path] == [weights]
+    assert server.asked("/api/create") == [
+        {
+            "model": "tiny",
+            "files": {"tiny.gguf": digest},
+            "template": "{{ .Prompt }}",
+            "system": "Be\nbrief.",
+            "license": ["MIT"],
+            "parameters": {"temperature": 0.5, "stop": ["a", "b"]},
+            "messages": [{"role": "user", "content": "Hello"}],
+        }
+    ]
+
+
+def test_create_does_not_send_a_file_that_is_there(server: Server, appliance: Run, tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    (tmp_path / "Modelfile").write_text("FROM tiny.gguf")
+    digest = f"sha256:{hashlib.sha256(b'GGUF').hexdigest()}"
+    server.says("HEAD", f"/api/blobs/{digest}")
+    server.says("POST", "/api/create", {"status": "success"})
+    assert appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"), "-q", "q8_0").code == 0
+    assert [method for method, path, _ in server.requests if "blobs" in path] == ["HEAD"]
+    assert server.asked("/api/create")[0]["quantize"] == "q8_0"
+
+
+def test_create_from_an_installed_model(server: Server, appliance: Run, tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM llama3.2\n")
+    server.says("POST", "/api/create", {"status": "success"})
+    assert appliance("create", "mario", "-f", str(tmp_path / "Modelfile")).code == 0
+    assert server.asked("/api/create") == [{"model": "mario", "from": "llama3.2"}]
+
+
+def test_create_without_a_modelfile_takes_the_folder(
+    server: Server, appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model-1.safetensors", "config.json", "tokenizer.model", "README.md", "other.bin"):
+        (folder / name).write_text(name)
+    monkeypatch.chdir(folder)
+    digests = {
+        name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+        for name in ("model-1.safetensors", "config.json", "tokenizer.model")
+    }
+    for digest in digests.values():
+        server.says("HEAD", f"/api/blobs/{digest}")
+    server.says("POST", "/api/create", {"status": "success"})
+    assert appliance("create", "tiny").code == 0
+    assert server.asked("/api/create")[0]["files"] == digests
+
+
+def test_create_refuses_links_out_of_the_folder(server: Server, appliance: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("x")
+    (folder / "model.safetensors").symlink_to(tmp_path / "secret")
+    (tmp_path / "Modelfile").write_text("FROM ./model")
+    outcome = appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"))
+    assert outcome.code == 1
+    assert outcome.err.endswith("Error: insecure path: model.safetensors\n")
+
+
+def test_create_reports_an_error_in_the_stream(server: Server, appliance: Run, tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text("FROM llama3.2\n")
+    server.says("POST", "/api/create", {"status": "parsing GGUF"}, {"error": "unknown type"})
+    outcome = appliance("create", "mario", "-f", str(tmp_path / "Modelfile"))
+    assert outcome.code == 1
+    assert outcome.err.endswith("parsing GGUF\nError: unknown type\n")
+
+
+def test_create_with_a_modelfile_that_is_not_there(server: Server, appliance: Run, tmp_path: Path) -> None:
+    outcome = appliance("create", "mario", "-f", str(tmp_path / "Nofile"))
+    assert outcome == Outcome(1, "", "Error: specified Modelfile wasn't found\n")
+
+
+def test_create_from_an_empty_folder(
+    server: Server, appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = appliance("create", "mario")
+    assert outcome.err.endswith("Error: no Modelfile or safetensors files found\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("https://box.local/llm", "https://box.local:443/llm"),
+    ],
+)
+def test_where_the_server_is(tmp_path: Path, host: str, url: str) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path), "OLLAMA_HOST": host}
+    assert server_url(load_settings({}, environ), environ) == url
+
+
+def test_the_config_file_says_where_the_server_is(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('host = "::"\nport = 8080\n')
+    assert server_url(load_settings({}, {}, file), {}) == "http://[::1]:8080"
+
+
+def test_lines_are_split_at_line_feeds_only() -> None:
+    chunks = iter([b'{"a":"\xe2\x80\xa8', b'x"}\n{"b":1}', b"\n\n", b'{"c":2}'])
+    assert list(client_module._lines(chunks)) == [b'{"a":"\xe2\x80\xa8x"}', b'{"b":1}', b'{"c":2}']
+
+
+def test_a_line_without_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        list(client_module._lines(b"x" * 2**20 for _ in range(9)))
