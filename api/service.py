@@ -1,0 +1,75 @@
+"""What every dialect asks of the appliance. The real service is one implementation, the tests' script another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from typing import Annotated, Any, Protocol
+
+from litestar.params import Dependency
+
+from appliance.core import (
+    ChatRequest,
+    CreateRequest,
+    GenerateRequest,
+    LoadedModel,
+    ModelDetails,
+    ModelSummary,
+    Progress,
+    Reply,
+)
+
+
+class InferenceService(Protocol):
+    """Every method raises classes of appliance.errors. Closing a generator cancels its work."""
+
+    @property
+    def version(self) -> str:
+        """The version of the Ollama API that is spoken."""
+
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
+        """Continue a conversation."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Reply, None]:
+        """Continue a prompt."""
+
+    async def models(self) -> list[ModelSummary]:
+        """Installed models."""
+
+    async def show(
+        self, model: str, *, system: str = "", options: Mapping[str, Any] | None = None, verbose: bool = False
+    ) -> ModelDetails:
+        """Everything about one model, with `system` and `options` merged in for display."""
+
+    async def loaded(self) -> list[LoadedModel]:
+        """Loaded models."""
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give an installed model another name."""
+
+    async def delete(self, model: str) -> None:
+        """Remove a model, and the blobs that no other model uses."""
+
+    def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """Make a model; the last progress is `success`."""
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether the blob is in the store."""
+
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
+        """Store a blob. True: created; False: it was there, `chunks` were not read."""
+
+
+class ApiSettings(Protocol):
+    """The settings that concern HTTP."""
+
+    @property
+    def host(self) -> str:
+        """The address that the server listens on."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Browser origins allowed besides the local ones; each may hold one `*`."""
+
+
+Injected = Annotated[InferenceService, Dependency(skip_validation=True)]
+"""How a route handler names the service among its parameters."""
