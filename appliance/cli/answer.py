@@ -69,14 +69,14 @@ class Answer:
 
     def push(self, thinking: str, content: str) -> None:
         """Show what one event brought."""
+        shown = ""
         if thinking and not self.hide_thinking:
-            self._write(thinking if self.thinking else f"Thinking...\n{thinking}")
+            shown = thinking if self.thinking else f"Thinking...\n{thinking}"
         if content and not self.content and self.thinking and not self.hide_thinking:
-            self._write(("" if self.thinking.endswith("\n") else "\n") + "...done thinking.\n\n")
-        if content:
-            self._write(content)
+            shown += ("" if self.thinking.endswith("\n") else "\n") + "...done thinking.\n\n"
         self.thinking += thinking
-        self.content += content
+        self.content += content  # before it is shown: what was seen before Ctrl+C is also remembered
+        self._write(shown + content)
 
     def _write(self, text: str) -> None:
         self.out.write(self.wrap.push(text) if self.wrap else text)

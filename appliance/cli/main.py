@@ -35,13 +35,16 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.option(
     "-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
     help="Show version information.",
 )  # fmt: skip
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Local language models on ONNX Runtime, served with the Ollama API."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _command in (serve, create, show, run, stop, list_models, ps, cp, rm, convert):

@@ -23,11 +23,16 @@ class Server:
 
     url: str = ""
     replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
+    stalls: dict[str, tuple[bytes, list[str]]] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def says(self, method: str, path: str, *events: Any, status: int = 200) -> None:
-        """Answer with these objects, one a line; with none, with an empty body."""
+        """Answer with these objects, one a line; only the last when no stream is wanted; none is an empty body."""
         self.replies[method, path] = status, b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+    def stall(self, path: str, event: Any, log: list[str]) -> None:
+        """Answer the next request to this path with one object and then nothing, until the client is gone."""
+        self.stalls[path] = json.dumps(event).encode() + b"\n", log
 
     def asked(self, path: str) -> list[Any]:
         """The JSON bodies that came to this path."""
@@ -44,10 +49,21 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
-            script.requests.append((self.command, self.path, self.rfile.read(length)))
+            asked = self.rfile.read(length)
+            script.requests.append((self.command, self.path, asked))
+            if stall := script.stalls.pop(self.path, None):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(stall[0])
+                self.connection.settimeout(20)
+                stall[1].append("client gone" if self.connection.recv(1) == b"" else "client spoke")
+                self.close_connection = True
+                return
             status, body = script.replies.get(
                 (self.command, self.path), (404, b'{"error": "404 page not found"}')
             )
+            if b'"stream":false' in asked:
+                body = body[body.rfind(b"\n", 0, -1) + 1 :]
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
