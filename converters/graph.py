@@ -1,6 +1,6 @@
-"""Small graph functions: each adds a few nodes to a graph and returns the value it computes.
+"""A graph in the making, and small functions that each add a few nodes and return the value they compute.
 
-Weights go through `Weights`, which knows the recipe: quantised to MatMulNBits, or dequantised to float32.
+Matrices are the business of recipes.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Graph:
         self.outputs: list[ir.Value] = []
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
+        self._constants: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
@@ -55,7 +56,9 @@ class Graph:
         return value
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """A small initializer inside the graph file itself."""
+        """A small initializer inside the graph file itself; the same name is the same value."""
+        if name in self._constants:
+            return self._constants[name]
         value = ir.Value(
             name=name,
             shape=ir.Shape(array.shape),
@@ -63,6 +66,7 @@ class Graph:
             const_value=ir.tensor(array, name=name),
         )
         self.initializers.append(value)
+        self._constants[name] = value
         return value
 
     def model(self, producer: str) -> ir.Model:
@@ -89,9 +93,12 @@ def silu_gate(graph: Graph, gate_up: ir.Value) -> ir.Value:
     return graph.node("Mul", active, up)[0]
 
 
-def rope_tables(count: int, frequencies: NDArray[np.float64], step: int = 8192) -> Any:
-    """Yield (cos, sin) float32 [≤step, head_dim/2] for the positions 0 … count."""
-    for start in range(0, count, step):
-        positions = np.arange(start, min(start + step, count), dtype=np.float64)
-        angles = positions[:, None] * frequencies[None, :]
-        yield np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+def with_averages(graph: Graph, x: ir.Value, columns: int, block: int) -> ir.Value:
+    """x [B,S,K] followed by its averages over blocks of columns, filled up to whole blocks, then once more."""
+    (averages,) = graph.node("AveragePool", x, kernel_shape=[block], strides=[block])
+    missing = -(columns // block) % block
+    filled = averages
+    if missing:
+        pads = graph.constant(f"pads.{missing}", np.array([0, 0, 0, 0, 0, missing]))
+        (filled,) = graph.node("Pad", averages, pads)
+    return graph.node("Concat", x, filled, averages, axis=-1)[0]

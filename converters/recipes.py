@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters.formats import Format, format_for, pack, unpack
-from converters.graph import MICROSOFT, Graph
+from converters.formats import SUM_BLOCK, Format, format_for, pack, unpack
+from converters.graph import MICROSOFT, Graph, with_averages
 from converters.source import GGUFSource
 from converters.weights import Region
 
@@ -77,80 +79,98 @@ class Recipe:
         return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in self.squares.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where stacked matrices of one format lie in the weights file."""
+
+    form: Format
+    rows: int
+    columns: int
+    data: Region
+    scales: Region
+    zeros: Region
+
+
 class Exact(Recipe):
     """Block-quantised weights that stand for the source's values as closely as formats.py says."""
 
     def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
         super().__init__(graph, source, progress)
-        self._stored: dict[tuple[str, ...], tuple[Format, Region, Region]] = {}
+        self._stored: dict[tuple[str, ...], Stored] = {}
 
     def embedding(self, ids: ir.Value, name: str) -> ir.Value:
         tensor = self.source.tensors[f"{name}.weight"]
-        form, data, scales = self._store([tensor])
-        rows, columns = tensor.shape
+        if tensor.shape[1] % 32:
+            raise UnsupportedModel(f"an embedding of {tensor.shape[1]} columns", ("multiples of 32",))
+        stored = self._store([tensor], embedding=True)
+        bits, block = stored.form.bits, stored.form.block
+        table = (stored.rows, stored.columns * bits // 8)
         inputs = (
-            self.graph.stored(f"{name}.table", data, UINT8, (rows, columns * form.bits // 8)),
+            self.graph.stored(f"{name}.table", stored.data, UINT8, table),
             ids,
-            self.graph.stored(f"{name}.table.scales", scales, FLOAT, (rows, columns // form.block)),
+            self.graph.stored(f"{name}.table.scales", stored.scales, FLOAT, (stored.rows, stored.columns // block)),
         )
-        return self.graph.node(
-            "GatherBlockQuantized",
-            *inputs,
-            domain=MICROSOFT,
-            bits=form.bits,
-            block_size=form.block,
-            gather_axis=0,
-            quantize_axis=1,
-        )[0]
+        axes = {"gather_axis": 0, "quantize_axis": 1}
+        return self.graph.node("GatherBlockQuantized", *inputs, domain=MICROSOFT, bits=bits, block_size=block, **axes)[
+            0
+        ]
 
     def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
-        form, data, scales = self._store(tensors)
+        stored = self._store(tensors)
+        form, rows = stored.form, stored.rows
+        blocks = form.blocks(stored.columns)
         name = "+".join(tensor.name for tensor in tensors)
-        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
-        blocks = -(-columns // form.block)
-        inputs = (
-            x,
-            self.graph.stored(name, data, UINT8, (rows, blocks, form.block * form.bits // 8)),
-            self.graph.stored(f"{name}.scales", scales, FLOAT, (rows, blocks)),
-            None,
-            None,
-            bias,
-        )
+        inputs = [
+            self.graph.stored(name, stored.data, UINT8, (rows, blocks, form.block * form.bits // 8)),
+            self.graph.stored(f"{name}.scales", stored.scales, FLOAT, (rows, blocks)),
+        ]
+        if form.sums:
+            x = with_averages(self.graph, x, stored.columns, SUM_BLOCK)
+            inputs.append(self.graph.stored(f"{name}.zeros", stored.zeros, UINT8, (rows, (blocks + 1) // 2)))
+        optional = [*inputs[2:], *[None] * (4 - len(inputs)), bias] if bias else inputs[2:]
         return self.graph.node(
             "MatMulNBits",
-            *inputs[: 6 if bias else 3],
+            *(x, *inputs[:2], *optional),
             domain=MICROSOFT,
-            K=columns,
+            K=form.columns(stored.columns),
             N=rows,
             bits=form.bits,
             block_size=form.block,
             accuracy_level=4,
         )[0]
 
-    def _store(self, tensors: Sequence[TensorInfo]) -> tuple[Format, Region, Region]:
-        """Reserve and fill the bytes of stacked matrices, once."""
+    def _store(self, tensors: Sequence[TensorInfo], embedding: bool = False) -> Stored:
+        """Reserve the bytes of stacked matrices and have them filled, once."""
         key = tuple(tensor.name for tensor in tensors)
         if key in self._stored:
             return self._stored[key]
-        form = format_for({tensor.type_name for tensor in tensors})
         rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
-        blocks = -(-columns // form.block)
+        form = format_for([tensor.type_name for tensor in tensors], (rows, columns), embedding)
+        blocks = form.blocks(columns)
         file = self.graph.file
-        data = file.reserve(rows * blocks * form.block * form.bits // 8)
-        scales = file.reserve(4 * rows * blocks)
+        stored = Stored(
+            form,
+            rows,
+            columns,
+            data=file.reserve(rows * blocks * form.block * form.bits // 8),
+            scales=file.reserve(4 * rows * blocks),
+            zeros=file.reserve(rows * ((blocks + 1) // 2) if form.sums else 0),
+        )
+        file.later(lambda: self._fill(stored, tensors))
+        self._stored[key] = stored
+        return stored
 
-        def fill() -> None:
-            for tensor in tensors:
-                for raw, values in self.source.chunks(tensor):
-                    packed = pack(raw, values, tensor.type_name, form)
-                    file.append(data, packed.data)
-                    file.append(scales, packed.scales)
-                    self._account(tensor.type_name, values, unpack(packed, form, columns))
-                    self.progress(raw.nbytes)
-
-        file.later(fill)
-        self._stored[key] = form, data, scales
-        return self._stored[key]
+    def _fill(self, stored: Stored, tensors: Sequence[TensorInfo]) -> None:
+        file = self.graph.file
+        for tensor in tensors:
+            for raw, values in self.source.chunks(tensor):
+                packed = pack(raw, values, tensor.type_name, stored.form)
+                file.append(stored.data, packed.data)
+                file.append(stored.scales, packed.scales)
+                if packed.zeros is not None:
+                    file.append(stored.zeros, packed.zeros)
+                self._account(tensor.type_name, values, unpack(packed, stored.form, stored.columns))
+                self.progress(raw.nbytes)
 
     def _account(self, type_name: str, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
         sums = self.squares[type_name]
