@@ -1,0 +1,88 @@
+"""What a model can do, read from its metadata and the text of its templates.
+
+The rules are Ollama's: a search for tell-tale words, not an analysis, so that clients see the same list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_TOOL_RESULTS_JINJA = re.compile(
+    r"""tool_response|tool_results|ipython|role['"]\] == ['"]tool['"]|message\.role == ['"]tool['"]"""
+)
+_TOOL_RESULTS_GO = re.compile(r'eq \.Role "tool"|tool_response|TOOL_RESULTS')
+_SPLIT_AT_THINK = re.compile(r"""content\.split\((['"])</think>\1\)""")
+_GO_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_GO_TEXT = re.compile(r"""/\*.*?\*/|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
+_GO_FIELD = re.compile(r"\.([A-Za-z_]\w*)")
+
+
+def capabilities(
+    metadata: Mapping[str, Any],
+    go_template: str,
+    declared: Iterable[str] = (),
+    layers: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """A model's capabilities, in Ollama's order, from its GGUF `metadata` (empty if it has no GGUF), its
+    TEMPLATE layer ("" if it has none), what its config declares, and the kinds of its layers.
+    """
+    jinja = str(metadata.get("tokenizer.chat_template", ""))
+    native = not uses_go_template(go_template, jinja)
+    found = list(declared)
+    if native:
+        found += of_jinja(jinja)
+    if metadata:
+        found += of_metadata(metadata)
+    if "projector" in layers:
+        found.append("vision")
+    if not native:
+        found += of_go_template(go_template)
+    if metadata.get("general.architecture") in ("gptoss", "gpt-oss"):
+        found.append("thinking")
+    return tuple(dict.fromkeys(found))
+
+
+def of_metadata(metadata: Mapping[str, Any]) -> list[str]:
+    """What the shape of the network tells."""
+    architecture = metadata.get("general.architecture", "")
+    found = ["embedding" if f"{architecture}.pooling_type" in metadata else "completion"]
+    return found + [kind for kind in ("vision", "audio") if f"{architecture}.{kind}.block_count" in metadata]
+
+
+def of_jinja(template: str) -> list[str]:
+    """What a GGUF's chat template tells: `tools`, `thinking`."""
+    found = ["tools"] if "tools" in template or "tool_call" in template else []
+    marked = "<think>" in template and "</think>" in template
+    # Some templates only strip earlier reasoning; these two marks are of ones that never produce any.
+    split = _SPLIT_AT_THINK.search(template) and not re.search("reasoning_content|<SPECIAL_12>", template)
+    return [*found, "thinking"] if marked or split else found
+
+
+def of_go_template(template: str) -> list[str]:
+    """What the fields that a Go template uses tell: `tools`, `insert`, `thinking`."""
+    fields = _go_fields(template)
+    told = (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking"))
+    return [capability for field, capability in told if field in fields]
+
+
+def _go_fields(template: str) -> set[str]:
+    code = (_GO_TEXT.sub(" ", action) for action in _GO_ACTION.findall(template))
+    return {field.lower() for action in code for field in _GO_FIELD.findall(action)}
+
+
+def uses_go_template(go_template: str, jinja: str) -> bool:
+    """Whether the TEMPLATE layer builds the prompt, rather than the GGUF's own chat template.
+
+    It does unless the chat template can do more, or can as much and alone renders the results of tools.
+    """
+    if not go_template or not jinja:
+        return bool(go_template)
+    go, native = set(of_go_template(go_template)), set(of_jinja(jinja))
+    go_returns = {"tools", "toolcalls"} <= _go_fields(go_template) and _TOOL_RESULTS_GO.search(go_template)
+    calls = "tool_calls" in jinja or "assistant_tool_call" in jinja
+    jinja_returns = "tools" in native and calls and _TOOL_RESULTS_JINJA.search(jinja)
+    if len(native) > len(go):
+        return bool(go_returns and not jinja_returns)
+    return not (native == go and "tools" in native and jinja_returns and not go_returns)

@@ -1,0 +1,285 @@
+"""Making a model: out of an installed one or of uploaded GGUF files, with new texts and parameters.
+
+assemble() decides what the model consists of and changes nothing on disk; commit() writes it. In between the
+caller converts `draft.model_digest`, so a model that cannot run never replaces one that can.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from appliance.core import CreateRequest, Message, Progress
+from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelFileError, ModelNotFound
+from appliance.store.blobs import digest_of, hex_of
+from appliance.store.details import human_count
+from appliance.store.gguf_header import MAGIC
+from appliance.store.gojson import encode
+from appliance.store.manifests import LAYER_TYPE, Layer
+from appliance.store.names import ModelName, is_cloud, parse_name, parse_reference
+from appliance.store.parameters import DEPRECATED, check_parameters
+from appliance.store.store import Store, StoredModel
+
+QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M", "Q4_K")
+_UNQUANTIZED = ("F32", "F16", "BF16")
+_UNSUPPORTED_LAYERS = ("adapter", "draft", "tensor", "json")
+_CONFIG_KEYS = (
+    "model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser",
+    "requires", "capabilities", "context_length", "embedding_length", "base_name",
+)  # fmt: skip
+_ALWAYS_WRITTEN = frozenset(_CONFIG_KEYS[:5])
+_INFO_TEXTS = {"model_family": "model_family", "base_name": "base_name", "quantization_level": "file_type",
+               "parameter_size": "model_type"}  # fmt: skip
+_INFO_COUNTS = ("context_length", "embedding_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer of a draft; `content` is None for a blob that is in the store already."""
+
+    layer: Layer
+    content: bytes | None = None
+
+
+@dataclass(eq=False)
+class Draft:
+    """A model that is not installed yet. While it lives, the store keeps the blobs it refers to."""
+
+    name: ModelName
+    parts: list[Part] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_digest(self) -> str:
+        """The digest of its GGUF."""
+        return next(part.layer.digest for part in self.parts if part.layer.kind == "model")
+
+    @property
+    def digests(self) -> set[str]:
+        """Every blob it needs."""
+        return {part.layer.digest for part in self.parts}
+
+    def add(self, kind: str, content: bytes) -> None:
+        """Append a new layer."""
+        layer = Layer(LAYER_TYPE + kind, digest_of(content), len(content))
+        self.parts.append(Part(layer, content))
+
+    def replace(self, kind: str, content: bytes) -> None:
+        """Append a new layer instead of those of its kind."""
+        self.parts = [part for part in self.parts if part.layer.kind != kind]
+        self.add(kind, content)
+
+
+def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, Draft]:
+    """Work out what the model consists of; returns the draft for commit().
+
+    Raises InvalidRequest for what a client can mend, ModelNotFound if the source is not installed,
+    BlobNotFound for files that were not uploaded, ModelFileError for GGUF files that cannot be used.
+    """
+    name = store.fold(parse_name(request.model))
+    _check_files(request.files)
+    _check_files(request.adapters)
+    if request.adapters:
+        raise InvalidRequest("adapters are not supported yet")
+    draft = Draft(name)
+    store.protect(draft)
+    inherited: Mapping[str, Any] = {}
+    if request.source:
+        inherited = _start_from_model(store, draft, request.source)
+    elif request.files:
+        yield from _start_from_files(store, draft, request.files)
+    else:
+        raise InvalidRequest("neither 'from' or 'files' was specified")
+    _describe(store, draft, request)
+    _check_quantization(request.quantize.upper(), store.headers.facts(draft.model_digest).file_type)
+    for warning in sorted(DEPRECATED & request.parameters.keys()):
+        yield Progress(f"warning: parameter {warning} is deprecated")
+    _set_texts(draft, request, inherited)
+    return draft
+
+
+def commit(store: Store, draft: Draft) -> Generator[Progress, None, None]:
+    """Install a draft, replacing what has its name and clearing away what only that used.
+
+    The model appears when its manifest is in place, whole, or not at all. Raises BlobNotFound if a blob
+    vanished meanwhile, NotEnoughDisk.
+    """
+    for part in draft.parts:
+        created = part.content is not None and store.blobs.add(part.content)
+        kind = "creating new" if created else "using existing"
+        yield Progress(f"{kind} layer {part.layer.digest}")
+    yield Progress("writing manifest")
+    store.publish(draft.name, [part.layer for part in draft.parts], encode(_ordered(draft.config)))
+    store.release(draft)
+    yield Progress("success")
+
+
+def _check_files(files: Mapping[str, str]) -> None:
+    for path, digest in files.items():
+        parts = path.split("/")
+        if not path or PurePosixPath(path).is_absolute() or not {"", ".", ".."}.isdisjoint(parts):
+            raise InvalidRequest("file path must be relative")
+        hex_of(digest)
+
+
+def _start_from_model(store: Store, draft: Draft, source: str) -> Mapping[str, Any]:
+    """Take over the layers of an installed model, and of its config what a child inherits.
+
+    Returns its parameters.
+    """
+    if is_cloud(source):
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+    try:
+        base = store.model(store.fold(parse_reference(source)))
+    except ModelNotFound as error:
+        raise ModelNotFound("pull model manifest: file does not exist") from error
+    except InvalidName as error:
+        raise InvalidName("invalid model name") from error
+    _check_source(base)
+    for layer in base.manifest.layers:
+        taken = Layer(layer.media_type, layer.digest, layer.size, base.name.short, layer.name)
+        draft.parts.append(Part(taken))
+    inherited = ("model_format", "renderer", "parser", "requires", "capabilities")
+    draft.config = {key: base.config[key] for key in inherited if base.config.get(key)}
+    return base.parameters
+
+
+def _check_source(base: StoredModel) -> None:
+    if base.remote:
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+    for kind in _UNSUPPORTED_LAYERS:
+        if kind in base.kinds:
+            raise InvalidRequest(f"models with {kind} layers are not supported yet")
+    if not base.model_digest:
+        raise InvalidRequest(f"'{base.name.short}' has no GGUF layer; other formats are not supported yet")
+
+
+def _start_from_files(store: Store, draft: Draft, files: Mapping[str, str]) -> Generator[Progress, None, None]:
+    """Make the model layer of the one GGUF file there may be."""
+    heads = {}
+    for path, digest in files.items():
+        with store.blobs.existing(digest).open("rb") as file:
+            heads[path] = file.read(len(MAGIC))
+    if not any(path.endswith(".gguf") or head == MAGIC for path, head in heads.items()):
+        if any(path.endswith(".safetensors") for path in files):
+            raise InvalidRequest("importing safetensors is not supported yet; convert the model to GGUF first")
+        raise InvalidRequest("unknown type")
+    for path, digest in sorted(files.items()):
+        digest = f"sha256:{hex_of(digest)}"
+        yield Progress("parsing GGUF")
+        if heads[path] != MAGIC:
+            raise InvalidRequest("supplied file was not in GGUF format")
+        blob = store.blobs.existing(digest)
+        _check_kind(store.headers.facts(digest).metadata)
+        layer = Layer(f"{LAYER_TYPE}model", digest, blob.stat().st_size)
+        if layer.digest not in draft.digests:
+            draft.parts.append(Part(layer))
+    if len(draft.parts) > 1:
+        raise InvalidRequest("only one model file is currently supported")
+    draft.config = {"model_format": "gguf"}
+
+
+def _check_kind(metadata: Mapping[str, Any]) -> None:
+    """Raise for GGUF files that are not a whole model by themselves."""
+    kind, architecture = metadata.get("general.type"), metadata.get("general.architecture")
+    if kind == "adapter":
+        raise InvalidRequest("adapters are not supported yet")
+    if architecture == "clip" or kind in ("mmproj", "projector"):
+        raise InvalidRequest("projectors are not supported yet")
+    if isinstance(count := metadata.get("split.count"), int) and count > 1:
+        raise InvalidRequest("split GGUF files are not supported yet; merge them into one file first")
+
+
+def _check_quantization(wanted: str, present: str) -> None:
+    if not wanted or wanted == present:
+        return
+    if wanted not in QUANTIZATIONS:
+        raise ModelFileError(
+            f"unsupported quantization type {wanted} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+        )
+    if present not in _UNQUANTIZED:
+        raise ModelFileError("quantization is only supported for F16, BF16 and F32 models")
+    raise InvalidRequest(f"quantizing from {present} to {wanted} is not supported yet")
+
+
+def _describe(store: Store, draft: Draft, request: CreateRequest) -> None:
+    """Fill in the config: what is asked for, else inherited, else read from the GGUF."""
+    facts = store.headers.facts(draft.model_digest)
+    networks = [part.layer.digest for part in draft.parts if part.layer.kind in ("model", "projector")]
+    config = draft.config
+    config |= {
+        key: value
+        for key, value in (
+            ("renderer", request.renderer), ("parser", request.parser), ("requires", request.requires)
+        )
+        if value
+    }  # fmt: skip
+    config |= _overrides(request.info)
+    families = [config["model_family"]] if config.get("model_family") else []
+    families += [store.headers.facts(digest).architecture for digest in networks]
+    config["model_families"] = list(dict.fromkeys(families))
+    config.setdefault("model_format", "gguf")
+    for key, value in (
+        ("model_family", facts.architecture),
+        ("model_type", human_count(facts.parameters)),
+        ("file_type", facts.file_type),
+    ):
+        config[key] = config.get(key) or value
+
+
+def _overrides(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The config fields that a request's `info` sets; raises InvalidRequest for wrong types and names."""
+    config: dict[str, Any] = {}
+    for name, value in info.items():
+        if name in _INFO_TEXTS:
+            if not isinstance(value, str):
+                raise InvalidRequest(f'info field "{name}" must be a string')
+            config[_INFO_TEXTS[name]] = value
+        elif name in _INFO_COUNTS:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InvalidRequest(f'info field "{name}" must be a number')
+            if not 0 <= value < 2**63 or value != int(value):
+                raise InvalidRequest(f'info field "{name}" must be a non-negative integer')
+            config[name] = int(value)
+        elif name == "capabilities":
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                raise InvalidRequest('info field "capabilities" must be an array of strings')
+            config[name] = list(value)
+        else:
+            raise InvalidRequest(f'info field "{name}" is not known')
+    return config
+
+
+def _ordered(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config blob's fields in Ollama's order; optional ones only if they say something."""
+    fields = {key: config.get(key, "") for key in _CONFIG_KEYS if key in _ALWAYS_WRITTEN or config.get(key)}
+    return fields | {"architecture": "amd64", "os": "linux"}
+
+
+def _set_texts(draft: Draft, request: CreateRequest, inherited: Mapping[str, Any]) -> None:
+    """Replace, append or merge the layers that a request gives; `inherited` are the source's parameters."""
+    if request.template:
+        draft.replace("template", request.template.encode())
+    if request.system:
+        draft.replace("system", request.system.encode())
+    for text in filter(None, request.licenses):
+        draft.add("license", text.encode())
+    if parameters := check_parameters(request.parameters):
+        draft.replace("params", encode({**inherited, **parameters}, sort_keys=True))
+    if request.messages:
+        draft.replace("messages", encode([_message_json(message) for message in request.messages]))
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    """A message in the order of Ollama's fields; empty ones after the content are left out."""
+    extra: Iterable[tuple[str, Any]] = (
+        ("thinking", message.thinking),
+        ("images", [base64.b64encode(image).decode() for image in message.images]),
+        ("tool_calls", list(message.tool_calls)),
+        ("tool_name", message.tool_name),
+        ("tool_call_id", message.tool_call_id),
+    )
+    return {"role": message.role, "content": message.content} | {key: value for key, value in extra if value}

@@ -1,0 +1,86 @@
+"""The facts of GGUF headers, kept by digest: parsing a header for every listing would be slow."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.store.blobs import Blobs
+from appliance.store.gguf_header import GGUFHeader, read_header
+
+# llama.cpp, enum llama_ftype
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
+    12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K",
+    19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL",
+    26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0",
+    37: "TQ2_0", 38: "MXFP4", 39: "NVFP4",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """A header without its long parts. `metadata` holds every key; the value of an array is None.
+
+    `parameters` counts weights, `file_type` is llama.cpp's name or "unknown".
+    """
+
+    metadata: dict[str, Any]
+    architecture: str
+    parameters: int
+    file_type: str
+    context_length: int
+    embedding_length: int
+
+
+def facts_of(header: GGUFHeader) -> HeaderFacts:
+    """Boil a header down."""
+    metadata = {key: None if isinstance(value, list) else value for key, value in header.metadata.items()}
+    architecture = metadata.get("general.architecture")
+    architecture = architecture if isinstance(architecture, str) else ""
+    file_type = metadata.get("general.file_type")
+    return HeaderFacts(
+        metadata,
+        architecture,
+        parameter_count(header),
+        FILE_TYPES.get(file_type, "unknown") if isinstance(file_type, int) else "unknown",
+        _count(metadata.get(f"{architecture}.context_length")),
+        _count(metadata.get(f"{architecture}.embedding_length")),
+    )
+
+
+def parameter_count(header: GGUFHeader) -> int:
+    """The number of weights: as declared, else counted."""
+    declared = _count(header.metadata.get("general.parameter_count"))
+    return declared or sum(math.prod(tensor.shape) for tensor in header.tensors)
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+class HeaderCache:
+    """Facts by digest; a blob never changes under its digest. May be used from any thread."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._facts: dict[str, HeaderFacts] = {}
+        self._lock = threading.Lock()
+
+    def facts(self, digest: str) -> HeaderFacts:
+        """The facts of a GGUF blob; raises BlobNotFound, NotGGUF, TruncatedGGUF."""
+        path = self._blobs.existing(digest)
+        with self._lock:
+            known = self._facts.get(digest)
+        if known is None:
+            known = facts_of(read_header(path))
+            with self._lock:
+                self._facts[digest] = known
+        return known
+
+    def forget(self, digest: str) -> None:
+        """Drop what is known of a blob that was removed."""
+        with self._lock:
+            self._facts.pop(digest, None)

@@ -1,0 +1,210 @@
+"""An installed model: its manifest, and what its blobs say, read when asked for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from appliance.core import Capability, Message, ModelDetails, ModelFacts, ModelSummary
+from appliance.errors import ApplianceError, BlobNotFound, CorruptManifest, UnsupportedModel
+from appliance.store import capabilities, details
+from appliance.store.blobs import Blobs, hex_of
+from appliance.store.gguf_header import GGUFHeader, read_header
+from appliance.store.headers import HeaderCache, HeaderFacts
+from appliance.store.manifests import Layer, Manifest
+from appliance.store.names import ModelName
+
+log = logging.getLogger(__name__)
+
+_RECIPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UNUSABLE = ("adapter", "draft", "tensor", "json")  # layers that a bundle would have to take in
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """One installed model as its manifest was when it was read.
+
+    `digest` is the hex SHA-256 of the manifest's bytes. Properties that read a blob raise CorruptManifest
+    when it is missing or not what it should be.
+    """
+
+    name: ModelName
+    manifest: Manifest
+    digest: str
+    modified_at: datetime
+    blobs: Blobs
+    headers: HeaderCache
+    derived: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.size for part in self.manifest.parts)
+
+    def layers(self, kind: str) -> tuple[Layer, ...]:
+        """Its layers of one kind."""
+        return tuple(layer for layer in self.manifest.layers if layer.kind == kind)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its layers."""
+        return tuple(layer.kind for layer in self.manifest.layers)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config blob's fields."""
+        return self._json(self.manifest.config, dict) if self.manifest.config else {}
+
+    @property
+    def remote(self) -> bool:
+        """Whether it only stands for a model in a cloud."""
+        return bool(self.config.get("remote_host") or self.config.get("remote_model"))
+
+    @property
+    def model_digest(self) -> str:
+        """The digest of its GGUF, "" if it has none."""
+        found = self.layers("model")
+        return found[0].digest if found else ""
+
+    @property
+    def model_path(self) -> Path:
+        """Its GGUF; raises UnsupportedModel if it has none, BlobNotFound if that is gone."""
+        if not self.model_digest:
+            raise UnsupportedModel(f"'{self.name.short}' has no GGUF layer, and its format", ("GGUF",))
+        return self.blobs.existing(self.model_digest)
+
+    def require_runnable(self) -> None:
+        """Raise UnsupportedModel or BlobNotFound unless its GGUF alone is the whole network."""
+        for kind in _UNUSABLE:
+            if kind in self.kinds:
+                raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
+        _ = self.model_path
+
+    def bundle_path(self, recipe: str) -> Path:
+        """The folder of the bundle made of its GGUF, whether or not it exists."""
+        if not _RECIPE.fullmatch(recipe):
+            raise ValueError(f"{recipe!r} is no recipe")
+        return self.derived / hex_of(self.model_digest) / recipe
+
+    @cached_property
+    def template(self) -> str:
+        """The Go template of its TEMPLATE layer, "" if it has none."""
+        return self._text("template")
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja template of its GGUF, "" if it has none."""
+        return str(self.header.metadata.get("tokenizer.chat_template", "")) if self.header else ""
+
+    @property
+    def uses_go_template(self) -> bool:
+        """Whether `template` builds its prompts, not `chat_template`."""
+        return capabilities.uses_go_template(self.template, self.chat_template)
+
+    @cached_property
+    def system(self) -> str:
+        """Its system prompt."""
+        return self._text("system")
+
+    @cached_property
+    def licenses(self) -> tuple[str, ...]:
+        """Its licence texts."""
+        return tuple(self._read(layer).decode("utf-8", "replace") for layer in self.layers("license"))
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Its options."""
+        found = self.layers("params")
+        return self._json(found[-1], dict) if found else {}
+
+    @cached_property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation it starts with."""
+        found = self.layers("messages")
+        return tuple(_message(fields) for fields in self._json(found[-1], list)) if found else ()
+
+    @property
+    def header(self) -> HeaderFacts | None:
+        """The facts of its GGUF, None if it has none; raises BlobNotFound, NotGGUF, TruncatedGGUF."""
+        return self.headers.facts(self.model_digest) if self.model_digest else None
+
+    def full_header(self) -> GGUFHeader | None:
+        """The whole header of its GGUF, parsed anew."""
+        return read_header(self.model_path) if self.model_digest else None
+
+    def facts(self) -> ModelFacts:
+        """Its `details`, the two lengths included."""
+        return details.facts(self.config, self.header)
+
+    def capabilities(self) -> tuple[Capability, ...]:
+        """What it can do, in Ollama's order."""
+        metadata = self.header.metadata if self.header else {}
+        declared = self.config.get("capabilities") or ()
+        found = capabilities.capabilities(metadata, self.template, declared, self.kinds)
+        return cast("tuple[Capability, ...]", found)
+
+    def summary(self) -> ModelSummary:
+        """Its row in the list of models. A GGUF that cannot be read costs the row only what it would tell."""
+        try:
+            facts, found = self.facts(), self.capabilities()
+        except (ApplianceError, OSError) as error:
+            log.warning("the weights of %s cannot be read: %s", self.name.short, error)
+            facts, found = details.facts(self.config, None), ()
+        return ModelSummary(self.name.short, self.modified_at, self.size, self.digest, facts, found)
+
+    def details(
+        self, system: str = "", options: Mapping[str, Any] | None = None, verbose: bool = False
+    ) -> ModelDetails:
+        """Everything `show` tells; `system` and `options` override what is shown of the model's own."""
+        return details.details(self, system or self.system, self.parameters | dict(options or {}), verbose)
+
+    def _text(self, kind: str) -> str:
+        found = self.layers(kind)
+        return self._read(found[-1]).decode("utf-8", "replace") if found else ""
+
+    def _json(self, layer: Layer, shape: type) -> Any:
+        try:
+            value = json.loads(self._read(layer))
+        except (ValueError, RecursionError) as error:
+            raise self._corrupt(layer) from error
+        if not isinstance(value, shape):
+            raise self._corrupt(layer)
+        return value
+
+    def _read(self, layer: Layer) -> bytes:
+        try:
+            return self.blobs.read(layer.digest)
+        except BlobNotFound as error:
+            raise self._corrupt(layer) from error
+
+    def _corrupt(self, layer: Layer) -> CorruptManifest:
+        part = layer.kind or "config"
+        return CorruptManifest(f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})")
+
+
+def _message(fields: Any) -> Message:
+    """A message as its layer holds it; odd parts of one that Ollama would not write are left out."""
+    if not isinstance(fields, dict):
+        raise CorruptManifest("a messages layer holds something that is not a message")
+    try:
+        images = tuple(base64.b64decode(image, validate=True) for image in fields.get("images") or ())
+    except (binascii.Error, TypeError) as error:
+        raise CorruptManifest("an image in a messages layer is damaged") from error
+    return Message(
+        role=str(fields.get("role") or ""),
+        content=str(fields.get("content") or ""),
+        thinking=str(fields.get("thinking") or ""),
+        images=images,
+        tool_calls=tuple(fields.get("tool_calls") or ()),
+        tool_name=str(fields.get("tool_name") or ""),
+        tool_call_id=str(fields.get("tool_call_id") or ""),
+    )
