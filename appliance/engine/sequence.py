@@ -94,7 +94,7 @@ class Sequence:
             self.finish(DoneReason.STOP, text, logprobs, cut=True)
             return True
         full = len(self.tokens) > self.request.num_ctx
-        if full and not self.request.shift or self._generated == self._budget:
+        if (full and not self.request.shift) or self._generated == self._budget:
             self.finish(DoneReason.LENGTH, text, logprobs)
             return True
         if full:

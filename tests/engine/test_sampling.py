@@ -87,14 +87,14 @@ def test_penalties_act_on_recent_tokens_only() -> None:
 
 
 def test_repeat_last_n_limits_the_window() -> None:
-    logits = np.array([2.0, 1.9], np.float32)
+    logits = np.array([2.0, 1.9, *[-9.0] * 5], np.float32)
     near = Sampler(SamplingParams(temperature=0, repeat_penalty=1.5, repeat_last_n=2), 100)
     assert near.sample(logits, [0, 5, 6]) == 0
     assert near.sample(logits, [5, 0, 6]) == 1
     off = Sampler(SamplingParams(temperature=0, repeat_penalty=1.5, repeat_last_n=0), 100)
     assert off.sample(logits, [0, 0]) == 0
     whole = Sampler(SamplingParams(temperature=0, repeat_penalty=1.5, repeat_last_n=-1), 100)
-    assert whole.sample(logits, [0, *[5] * 0, *[1] * 0]) == 1
+    assert whole.sample(logits, [0, *[5] * 90]) == 1
 
 
 @given(st.floats(0, 1, exclude_max=True))

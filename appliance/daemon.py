@@ -1,0 +1,85 @@
+"""The composition root: settings in, a serving process out. The one place that knows every room."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+
+from api.app import create_app
+from appliance import __version__
+from appliance.config import Settings
+from appliance.errors import ApplianceError
+from appliance.ops import systemd
+from appliance.service import Service
+from appliance.store.store import Store
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+GRACE_S = 5
+KEEP_ALIVE_S = 75
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ApplianceError when the address cannot be bound."""
+    listener = bind(settings.host, settings.port)
+    with listener:
+        store = Store(settings.models, noprune=settings.noprune)
+        service = Service(settings, store)
+        config = uvicorn.Config(
+            create_app(service, settings),
+            log_config=None,
+            access_log=settings.debug > 0,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        host, port = listener.getsockname()[:2]
+        log.info("edge appliance %s on http://%s:%d, models in %s", __version__, host, port, store.root)
+        Daemon(config, service).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ApplianceError that says what is wrong with the address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ApplianceError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+class Daemon(uvicorn.Server):
+    """uvicorn, telling systemd how it is, and ending the models' work before it waits for connections."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._watchdog: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            systemd.notify("READY=1")
+            if interval_s := systemd.watchdog_interval_s():
+                self._watchdog = asyncio.create_task(keep_watchdog(interval_s))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        systemd.notify("STOPPING=1")
+        if self._watchdog:
+            self._watchdog.cancel()
+        await self._service.close()
+        await super().shutdown(sockets)
+
+
+async def keep_watchdog(interval_s: float) -> None:
+    """Tell systemd every `interval_s` that the event loop still turns."""
+    while True:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)

@@ -1,0 +1,272 @@
+"""Loaded models: load, share, keep alive, make room, unload.
+
+All of it runs on the event loop; only loading and closing go to a thread. A runner is keyed by the digest of
+its weights, so names that share a file share the runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from appliance.bundle import Bundle, read_description
+from appliance.config import Settings
+from appliance.conversion import Converter
+from appliance.core import FOREVER_S
+from appliance.engine import providers
+from appliance.engine.engine import Engine
+from appliance.engine.ort import OrtBackend
+from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
+from appliance.options import Options, context_tokens
+from appliance.prompt.tokenizer import Tokenizer
+from appliance.store.store import StoredModel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT_TOKENS = 4096
+DEFAULT_LOADED_MODELS = 3
+MEMORY_SHARE = 0.8  # of what is available, when no budget is set
+OVERHEAD_BYTES = 100 * 2**20  # session, tokenizer, buffers: measured on SmolLM2
+WEIGHTS_FACTOR = 1.2  # kernels keep repacked copies of some weights
+FOREVER = timedelta(days=292 * 365)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a loaded session cannot change: asking for something else loads the model again."""
+
+    threads: int
+    provider: str
+
+
+@dataclass(eq=False)
+class Runner:
+    """A loaded model. `active` counts requests that hold it."""
+
+    model: StoredModel
+    bundle: Bundle
+    tokenizer: Tokenizer
+    engine: Engine
+    load_options: LoadOptions
+    reserved_bytes: int
+    keep_alive_s: float
+    context_length: int
+    active: int = 0
+    draining: bool = False
+    last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the runner unloads by itself if nothing more arrives."""
+        start = datetime.now(UTC) if self.active else self.last_used
+        return start + (FOREVER if math.isinf(self.keep_alive_s) else timedelta(seconds=self.keep_alive_s))
+
+
+class Manager:
+    """Owns the runners. Use from one event loop."""
+
+    def __init__(self, settings: Settings, converter: Converter) -> None:
+        self._settings = settings
+        self._converter = converter
+        self._runners: dict[str, Runner] = {}
+        self._loading = asyncio.Lock()  # one load at a time
+        self._pending = 0
+        self._closed = False
+
+    @property
+    def runners(self) -> list[Runner]:
+        """Loaded models, the one that stays longest first."""
+        return sorted(self._runners.values(), key=lambda runner: runner.expires_at, reverse=True)
+
+    @contextlib.asynccontextmanager
+    async def lease(
+        self, model: StoredModel, options: Options, keep_alive_s: float | None
+    ) -> AsyncGenerator[Runner, None]:
+        """Hold the model's runner, loading it first if need be.
+
+        Raises ServerBusy, NotEnoughMemory, ModelFileError, ConversionFailed. When the last holder leaves, the
+        keep-alive clock starts.
+        """
+        runner = await self._acquire(model, options)
+        if keep_alive_s is not None:
+            runner.keep_alive_s = keep_alive_s
+        try:
+            yield runner
+        finally:
+            self._release(runner)
+
+    async def unload(self, model: StoredModel) -> None:
+        """Unload now if idle, else when the running requests are done; nothing if not loaded."""
+        if runner := self._runners.get(model.model_digest):
+            runner.keep_alive_s = 0
+            if not runner.active:
+                await self._close(runner)
+
+    async def close(self) -> None:
+        """Unload everything, ending what runs; nothing loads any more."""
+        self._closed = True
+        for runner in list(self._runners.values()):
+            await self._close(runner)
+
+    def context_for(self, options: Options, bundle: Bundle) -> int:
+        """The context length of a request, in tokens."""
+        default = self._settings.context_length or DEFAULT_CONTEXT_TOKENS
+        return context_tokens(options.num_ctx, default, bundle.context_length)
+
+    async def _acquire(self, model: StoredModel, options: Options) -> Runner:
+        if self._closed:
+            raise EngineStopped("the server is shutting down")
+        wanted = self._load_options(options)
+        if self._pending >= self._settings.max_queue:
+            raise ServerBusy(self._settings.max_queue)
+        self._pending += 1
+        try:
+            if runner := self._usable(model, wanted):
+                return self._hold(runner)
+            async with self._loading:
+                if not (runner := self._usable(model, wanted)):
+                    runner = await self._load(model, options, wanted)
+                return self._hold(runner)
+        finally:
+            self._pending -= 1
+
+    def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
+        runner = self._runners.get(model.model_digest)
+        if runner and runner.engine.alive and not runner.draining and runner.load_options == wanted:
+            return runner
+        return None
+
+    def _hold(self, runner: Runner) -> Runner:
+        runner.active += 1
+        runner.idle.clear()
+        if runner.timer:
+            runner.timer.cancel()
+            runner.timer = None
+        return runner
+
+    def _release(self, runner: Runner) -> None:
+        runner.active -= 1
+        if runner.active:
+            return
+        runner.last_used = datetime.now(UTC)
+        runner.idle.set()
+        if not math.isinf(runner.keep_alive_s):
+            loop = asyncio.get_running_loop()
+            runner.timer = loop.call_later(max(runner.keep_alive_s, 0), self._expire, runner)
+
+    def _expire(self, runner: Runner) -> None:
+        task = asyncio.ensure_future(self._close_if_idle(runner))
+        task.add_done_callback(lambda done: done.exception())
+
+    async def _close_if_idle(self, runner: Runner) -> None:
+        if not runner.active:
+            await self._close(runner)
+
+    async def _close(self, runner: Runner) -> None:
+        if self._runners.get(runner.model.model_digest) is runner:
+            del self._runners[runner.model.model_digest]
+        if runner.timer:
+            runner.timer.cancel()
+        await asyncio.to_thread(runner.engine.close)
+        log.info("unloaded %s", runner.model.name.short)
+
+    async def _load(self, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner:
+        if stale := self._runners.get(model.model_digest):  # other load options, or its engine has died
+            await self._drain(stale)
+        folder = model.bundle_path(self._settings.recipe)
+        await self._convert(model, folder)
+        bundle = await asyncio.to_thread(read_description, folder)
+        context = self.context_for(options, bundle)
+        weights = sum(file.stat().st_size for file in folder.iterdir())
+        slots, needed = await self._make_room(bundle, weights, context)
+        engine, tokenizer = await self._open_whole(model, bundle, slots, wanted)
+        runner = Runner(
+            model, bundle, tokenizer, engine, wanted, needed, self._settings.keep_alive_s, context_length=context
+        )
+        self._runners[model.model_digest] = runner
+        log.info("loaded %s: %s, %d slots of %d tokens", model.name.short, engine.backend.provider, slots, context)
+        return runner
+
+    async def _convert(self, model: StoredModel, folder: Path) -> None:
+        """Make the bundle if it is not there. The load timeout counts from the last sign of progress."""
+        limit = self._settings.load_timeout_s
+        delay = None if math.isinf(limit) else limit
+        ensure = self._converter.ensure(model.model_path, model.model_digest, folder, self._settings.recipe)
+        try:
+            async with asyncio.timeout(delay) as timer, contextlib.aclosing(ensure) as progress:
+                async for _ in progress:
+                    if delay is not None:
+                        timer.reschedule(asyncio.get_running_loop().time() + delay)
+        except TimeoutError as error:
+            raise ConversionFailed(f"timed out: converting the model made no progress for {limit:g} seconds") from error
+
+    async def _open_whole(
+        self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions
+    ) -> tuple[Engine, Tokenizer]:
+        """Open in a thread; when the client goes away meanwhile, what was opened is closed again."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, bundle, slots, wanted))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            engine, _ = await opening
+            await asyncio.to_thread(engine.close)
+            raise
+
+    def _open(self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions) -> tuple[Engine, Tokenizer]:
+        folder = model.bundle_path(self._settings.recipe)
+        tokenizer = Tokenizer.load(folder, bundle)
+        provider = providers.choose(wanted.provider)
+        backend = OrtBackend(folder, bundle, slots=slots, provider=provider, threads=wanted.threads)
+        engine = Engine(
+            backend,
+            tokenizer,
+            eos=bundle.eos_tokens,
+            chunk_tokens=self._settings.prefill_chunk_tokens,
+            max_waiting=self._settings.max_queue,
+            name=model.name.short,
+        )
+        return engine, tokenizer
+
+    def _load_options(self, options: Options) -> LoadOptions:
+        provider = "cpu" if options.num_gpu == 0 else self._settings.provider
+        return LoadOptions(options.num_thread or self._settings.threads, provider)
+
+    async def _make_room(self, bundle: Bundle, weights: int, context: int) -> tuple[int, int]:
+        """Unload idle models until this one fits; with as many slots as fit. Returns slots and bytes reserved."""
+        fixed = int(weights * WEIGHTS_FACTOR) + OVERHEAD_BYTES
+        slot = bundle.kv_bytes_per_token * context
+        most = self._settings.max_loaded_models or DEFAULT_LOADED_MODELS
+        while self._runners and (len(self._runners) >= most or self._budget() < fixed + slot):
+            idle = [runner for runner in self._runners.values() if not runner.active]
+            victims = idle or list(self._runners.values())
+            await self._drain(min(victims, key=lambda runner: (runner.keep_alive_s == FOREVER_S, runner.last_used)))
+        budget = self._budget()
+        if budget < fixed + slot:
+            raise NotEnoughMemory(fixed + slot, budget)
+        slots = min(self._settings.num_parallel, (budget - fixed) // slot)
+        if slots < self._settings.num_parallel:
+            log.warning("memory allows %d of %d parallel requests", slots, self._settings.num_parallel)
+        return slots, fixed + slots * slot
+
+    def _budget(self) -> int:
+        """Bytes that another model may take."""
+        if self._settings.memory_budget_bytes:
+            return self._settings.memory_budget_bytes - sum(runner.reserved_bytes for runner in self._runners.values())
+        return int(psutil.virtual_memory().available * MEMORY_SHARE)
+
+    async def _drain(self, runner: Runner) -> None:
+        """Unload after the requests in progress; new ones wait for the next load."""
+        runner.draining = True
+        while runner.active:
+            await runner.idle.wait()
+        await self._close(runner)

@@ -1,0 +1,146 @@
+"""From a request and a loaded model to the prompt that runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+
+from appliance.core import ChatRequest, GenerateRequest, Message
+from appliance.errors import InvalidRequest, InvalidTemplate, PromptTooLong
+from appliance.generation import Prompt
+from appliance.manager import Runner
+from appliance.options import Options
+from appliance.prompt.chat import GoPrompt, JinjaPrompt, PromptTemplate, assemble_history, trim_history
+from appliance.prompt.gotemplate import GoTemplate
+from appliance.prompt.jinja import JinjaTemplate
+from appliance.store.store import StoredModel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+COMPILED_TEMPLATES = 32
+
+
+def chat_prompt(model: StoredModel, request: ChatRequest, runner: Runner, options: Options, num_ctx: int) -> Prompt:
+    """The prompt of a conversation. Raises PromptTooLong, InvalidTemplate.
+
+    Old turns are dropped (and the log says so) while the rendering does not fit, unless `truncate` is off.
+    """
+    template = template_of(model, runner)
+    messages = assemble_history(model.system, model.messages, request.messages)
+    return conversation(template, messages, request, runner, num_ctx, options)
+
+
+def generate_prompt(
+    model: StoredModel, request: GenerateRequest, runner: Runner, options: Options, num_ctx: int
+) -> Prompt:
+    """The prompt of a completion: verbatim, filled in the middle, or as a conversation of one turn."""
+    if request.raw:
+        tokens = runner.tokenizer.encode(request.prompt, add_bos=True)
+        return Prompt(request.prompt, cut(tokens, request, runner, options, num_ctx), guarded=True)
+    template = go_prompt(request.template) if request.template else template_of(model, runner)
+    if request.suffix:
+        fill = template if isinstance(template, GoPrompt) else go_prompt(model.template or DEFAULT_TEMPLATE)
+        text = fill.render_fim(request.prompt, request.suffix)
+        tokens = runner.tokenizer.encode(text, add_bos=True)
+        return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True, context=True)
+    system = request.system or model.system
+    turns = [Message("system", system)] if system else []
+    turns += () if request.context else model.messages
+    turns.append(Message("user", request.prompt))
+    prompt = conversation(template, turns, request, runner, num_ctx, options, earlier=request.context)
+    return Prompt(prompt.text, prompt.tokens, guarded=True, context=True)
+
+
+def conversation(
+    template: PromptTemplate,
+    messages: Sequence[Message],
+    request: ChatRequest | GenerateRequest,
+    runner: Runner,
+    num_ctx: int,
+    options: Options,
+    earlier: Sequence[int] = (),
+) -> Prompt:
+    """Render `messages` after the tokens `earlier`, dropping old turns that do not fit."""
+    if any(not 0 <= token < runner.bundle.vocab_size for token in earlier):
+        raise InvalidRequest(f"context holds a token outside of the model's vocabulary of {runner.bundle.vocab_size}")
+    rendered: dict[tuple[Message, ...], tuple[str, list[int]]] = {}
+
+    def render(turns: Sequence[Message]) -> tuple[str, list[int]]:
+        key = tuple(turns)
+        if key not in rendered:
+            text = template.render(turns)
+            rendered[key] = text, [*earlier, *runner.tokenizer.encode(text, add_bos=not earlier)]
+        return rendered[key]
+
+    kept = messages
+    if request.truncate:
+        kept = trim_history(messages, lambda turns: len(render(turns)[1]) <= num_ctx)
+        if len(kept) < len(messages):
+            log.warning("dropped the %d oldest messages to fit %d tokens", len(messages) - len(kept), num_ctx)
+    text, tokens = render(kept)
+    guarded = isinstance(template, GoPrompt)
+    if guarded:
+        return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True)
+    if len(tokens) > num_ctx:
+        raise PromptTooLong(len(tokens), num_ctx)
+    return Prompt(text, tuple(tokens))
+
+
+def cut(
+    tokens: Sequence[int],
+    request: ChatRequest | GenerateRequest,
+    runner: Runner,
+    options: Options,
+    num_ctx: int,
+) -> tuple[int, ...]:
+    """A completion prompt within num_ctx-1 tokens: its middle goes (and the log says so), if shifting is allowed.
+
+    Raises PromptTooLong if it is not, or if `truncate` is off.
+    """
+    limit = num_ctx - 1
+    if len(tokens) <= limit:
+        return tuple(tokens)
+    if request.shift is False or not request.truncate:
+        raise PromptTooLong(len(tokens), limit)
+    keep = kept_tokens(options, runner, num_ctx, len(tokens))
+    total = num_ctx - max((num_ctx - keep) // 2, 1)
+    log.warning("cut a prompt of %d tokens to %d: the first %d and the last ones", len(tokens), total, keep)
+    return (*tokens[:keep], *tokens[len(tokens) - (total - keep) :])
+
+
+def kept_tokens(options: Options, runner: Runner, num_ctx: int, prompt_tokens: int) -> int:
+    """How many tokens from the start survive a cut: num_keep (negative: all), and the BOS on top."""
+    wanted = options.sampling.num_keep
+    keep = prompt_tokens if wanted < 0 else wanted + runner.bundle.add_bos
+    return max(0, min(keep, num_ctx - 2))
+
+
+def template_of(model: StoredModel, runner: Runner) -> PromptTemplate:
+    """The template that builds this model's prompts: its own Go template, else the Jinja one of its file."""
+    if model.uses_go_template or not model.chat_template:
+        return go_prompt(model.template or DEFAULT_TEMPLATE)
+    bundle, text = runner.bundle, runner.tokenizer.token_text
+    bos = text(bundle.bos_token) if bundle.bos_token is not None else ""
+    return jinja_prompt(model.chat_template, bos, text(bundle.eos_tokens[0]))
+
+
+@lru_cache(COMPILED_TEMPLATES)
+def jinja_prompt(source: str, bos: str, eos: str) -> JinjaPrompt:
+    """A compiled Jinja template."""
+    return JinjaPrompt(JinjaTemplate(source), bos, eos)
+
+
+@lru_cache(COMPILED_TEMPLATES)
+def go_prompt(source: str) -> GoPrompt:
+    """A compiled Go template."""
+    return GoPrompt(GoTemplate(source))
+
+
+def check_template(source: str) -> None:
+    """Raise InvalidRequest if `source` is no Go template."""
+    try:
+        go_prompt(source)
+    except InvalidTemplate as error:
+        raise InvalidRequest(f"template error: {error}") from error

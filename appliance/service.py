@@ -1,0 +1,249 @@
+"""What the appliance can do, in core nouns: every API dialect calls this and nothing below it.
+
+The order of the checks and the texts of the errors are Ollama's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from appliance import options
+from appliance.config import Settings
+from appliance.conversion import Converter
+from appliance.core import (
+    Capability,
+    ChatRequest,
+    CreateRequest,
+    DoneReason,
+    GenerateRequest,
+    InferenceRequest,
+    LoadedModel,
+    ModelDetails,
+    ModelSummary,
+    Progress,
+    Reply,
+)
+from appliance.errors import Forbidden, InvalidRequest, ModelNotFound, Unsupported
+from appliance.generation import Prompt, Stopwatch, generate
+from appliance.manager import Manager, Runner
+from appliance.prompting import chat_prompt, check_template, generate_prompt
+from appliance.store import create as creation
+from appliance.store.blobs import hex_of
+from appliance.store.names import is_cloud
+from appliance.store.store import Store, StoredModel
+
+OLLAMA_API_VERSION = "0.33.0"
+"""The version of Ollama whose API this server speaks; clients switch features on by it."""
+
+CAPABILITIES: frozenset[Capability] = frozenset({"completion", "insert", "embedding"})
+"""What this version claims of a model that has it. Tools, thinking and vision it cannot serve yet."""
+
+CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
+CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
+
+Build = Callable[[Runner, options.Options, int], Prompt]
+"""Makes the prompt for a loaded model, given the options and the context length in tokens."""
+
+
+class Service:
+    """One store, one manager, and the requests on them. Use from one event loop."""
+
+    version = OLLAMA_API_VERSION
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._converter = Converter()
+        self._manager = Manager(settings, self._converter)
+
+    async def close(self) -> None:
+        """End what runs and unload every model."""
+        await self._manager.close()
+
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
+        """Continue a conversation. Closing the generator cancels it."""
+        stopwatch = Stopwatch()
+        model = await self._model(request.model)
+        if not request.messages and request.keep_alive_s == 0:
+            yield await self._unload(model)
+            return
+        check_support(model, request, "chat")
+        if request.tools:
+            raise Unsupported(f"{model.name.full} does not support tools")
+        if any(message.images for message in request.messages):
+            raise Unsupported(f"{model.name.full} does not support vision")
+        build = partial(chat_prompt, model, request) if request.messages else None
+        async with contextlib.aclosing(self._infer(model, request, build, stopwatch)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Reply, None]:
+        """Continue a prompt. Closing the generator cancels it."""
+        stopwatch = Stopwatch()
+        model = await self._model(request.model)
+        if not request.prompt and request.keep_alive_s == 0:
+            yield await self._unload(model)
+            return
+        if request.raw and (request.template or request.system or request.context):
+            raise InvalidRequest("raw mode does not support template, system, or context")
+        check_support(model, request, "generate")
+        if request.suffix and "insert" not in model.capabilities():
+            raise Unsupported(f"{model.name.full} does not support insert")
+        if request.images:
+            raise Unsupported(f"{model.name.full} does not support vision")
+        build = partial(generate_prompt, model, request) if request.prompt else None
+        async with contextlib.aclosing(self._infer(model, request, build, stopwatch)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def models(self) -> list[ModelSummary]:
+        """Installed models, newest first."""
+        summaries = await asyncio.to_thread(self._store.summaries)
+        return [replace(row, capabilities=served(row.capabilities)) for row in summaries]
+
+    async def show(
+        self, model: str, *, system: str = "", options: Mapping[str, Any] | None = None, verbose: bool = False
+    ) -> ModelDetails:
+        """Everything about one model; `system` and `options` are shown as if they were the model's own."""
+        stored = await self._model(model, CLOUD_DETAILS, canonical=True)
+        details = await asyncio.to_thread(stored.details, system, options, verbose)
+        return replace(details, capabilities=served(details.capabilities))
+
+    async def loaded(self) -> list[LoadedModel]:
+        """Loaded models, the one that stays longest first."""
+        return [
+            LoadedModel(
+                name=runner.model.name.short,
+                size=runner.reserved_bytes,
+                size_vram=runner.engine.backend.vram_bytes,
+                digest=runner.model.digest,
+                facts=runner.model.facts(),
+                expires_at=runner.expires_at,
+                context_length=runner.context_length,
+            )
+            for runner in self._manager.runners
+        ]
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give an installed model a second name."""
+        await asyncio.to_thread(self._store.copy, source, destination)
+
+    async def delete(self, model: str) -> None:
+        """Remove a name, and what no other name uses."""
+        await asyncio.to_thread(self._store.delete, model)
+
+    async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
+        """Make a model, convert it, and only then let it be seen. Closing the generator abandons it."""
+        if request.template:
+            check_template(request.template)
+        draft: creation.Draft | None = None
+        async for step in stepped(creation.assemble(self._store, request)):
+            if isinstance(step, creation.Draft):
+                draft = step
+            else:
+                yield step
+        assert draft is not None
+        digest, recipe = draft.model_digest, self._settings.recipe
+        source, folder = self._store.blobs.existing(digest), self._store.derived / hex_of(digest) / recipe
+        async with contextlib.aclosing(self._converter.ensure(source, digest, folder, recipe)) as steps:
+            async for progress in steps:
+                yield progress
+        async for step in stepped(creation.commit(self._store, draft)):
+            yield step
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a blob is in the store; raises InvalidRequest for a malformed digest."""
+        return await asyncio.to_thread(self._store.blobs.has, digest)
+
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
+        """Store an upload. False: it was there and nothing was read. Raises DigestMismatch, NotEnoughDisk."""
+        if await self.has_blob(digest):
+            return False
+        writer = await asyncio.to_thread(self._store.blobs.writer, digest)
+        try:
+            async for chunk in chunks:
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(writer.commit)
+        finally:
+            writer.abort()
+        return True
+
+    async def _infer(
+        self, model: StoredModel, request: InferenceRequest, build: Build | None, stopwatch: Stopwatch
+    ) -> AsyncGenerator[Reply, None]:
+        """Hold the model, build the prompt, run it. No `build`: only load."""
+        model.require_runnable()
+        chosen = options.merge(model.parameters, request.options, logprobs=request.logprobs, top=request.top_logprobs)
+        async with self._manager.lease(model, chosen, request.keep_alive_s) as runner:
+            stopwatch.loaded()
+            if build is None:
+                yield Reply(done=True, done_reason=DoneReason.LOAD)
+                return
+            runner.context_length = num_ctx = self._manager.context_for(chosen, runner.bundle)
+            prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
+            if request.render_only:
+                yield Reply(rendered=prompt.text)
+                return
+            shift = request.shift is not False
+            answer = generate(
+                runner.engine, runner.tokenizer, prompt, chosen.sampling, num_ctx, shift=shift, stopwatch=stopwatch
+            )
+            async with contextlib.aclosing(answer) as replies:
+                async for reply in replies:
+                    yield reply
+
+    async def _unload(self, model: StoredModel) -> Reply:
+        await self._manager.unload(model)
+        return Reply(done=True, done_reason=DoneReason.UNLOAD)
+
+    async def _model(self, reference: str, cloud: str = CLOUD_INFERENCE, *, canonical: bool = False) -> StoredModel:
+        """The installed model a client means. Raises InvalidName, ModelNotFound, Forbidden."""
+        if not reference.strip():
+            raise ModelNotFound(f"model '{reference}' not found")
+        if is_cloud(reference):
+            raise Forbidden(cloud)
+        try:
+            model = await asyncio.to_thread(self._store.model, reference)
+        except ModelNotFound as error:
+            if canonical:
+                raise ModelNotFound(f"model '{self._store.resolve(reference).short}' not found") from error
+            raise
+        if model.remote:
+            raise Forbidden(cloud)
+        return model
+
+
+def served(capabilities: tuple[Capability, ...]) -> tuple[Capability, ...]:
+    """Those of a model's capabilities that this version serves."""
+    return tuple(capability for capability in capabilities if capability in CAPABILITIES)
+
+
+def check_support(model: StoredModel, request: InferenceRequest, endpoint: str) -> None:
+    """Raise Unsupported for thinking, structured output, and models that do not complete text."""
+    if request.think:
+        raise Unsupported(f'"{request.model}" does not support thinking')
+    if "completion" not in model.capabilities():
+        raise Unsupported(f'"{request.model}" does not support {endpoint}')
+    if request.format not in (None, ""):
+        raise Unsupported("structured output (format) is not available in this version; leave format out")
+
+
+async def stepped(generator: Generator[Progress, None, creation.Draft | None]) -> AsyncGenerator[Any, None]:
+    """Run a blocking generator in threads, step by step; what it returns comes last, unless None."""
+
+    def advance() -> tuple[bool, Any]:
+        try:
+            return False, next(generator)
+        except StopIteration as end:
+            return True, end.value
+
+    ended = False
+    while not ended:
+        ended, step = await asyncio.to_thread(advance)
+        if step is not None:
+            yield step

@@ -1,0 +1,178 @@
+"""The official Python client against a real server and a tiny model: what it parses is what we mean."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import ollama
+import pytest
+
+from tests.server.conftest import TINY
+from tests.server.daemon import Server
+
+SHORT = {"num_predict": 8, "temperature": 0}
+HELLO = [{"role": "user", "content": "hello the hello"}]
+PATIENCE_S = 10
+
+
+@pytest.fixture
+def client(tiny_server: Server) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=tiny_server.url, timeout=60)
+    yield client
+    client._client.close()
+
+
+def loaded(client: ollama.Client) -> list[str]:
+    return [str(model.model) for model in client.ps().models]
+
+
+def await_unloaded(client: ollama.Client) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while loaded(client):
+        assert time.monotonic() < deadline, "the model is still loaded"
+        time.sleep(0.05)
+
+
+def test_list_and_show(client: ollama.Client) -> None:
+    (model,) = client.list().models
+    assert model.model == f"{TINY}:latest"
+    assert model.details
+    assert (model.details.format, model.details.family) == ("gguf", "llama")
+    shown = client.show(TINY)
+    assert shown.modelinfo
+    assert shown.modelinfo["general.architecture"] == "llama"
+    assert shown.capabilities == ["completion"]
+    assert shown.template
+
+
+def test_stream_equals_the_whole(client: ollama.Client) -> None:
+    whole = client.chat(TINY, HELLO, options=SHORT)
+    parts = list(client.chat(TINY, HELLO, options=SHORT, stream=True))
+    assert "".join(str(part.message.content) for part in parts) == whole.message.content
+    last = parts[-1]
+    assert last.done
+    assert last.done_reason in ("stop", "length")
+    for figure in (last.total_duration, last.load_duration, last.prompt_eval_count, last.prompt_eval_duration):
+        assert figure
+        assert figure > 0
+
+
+def test_context_continues_a_conversation(client: ollama.Client) -> None:
+    first = client.generate(TINY, "hello", options=SHORT)
+    second = client.generate(TINY, "the", context=first.context, options=SHORT)
+    assert first.context
+    assert second.context
+    assert list(second.context)[: len(first.context)] == list(first.context)
+    assert not client.generate(TINY, "hello", raw=True, options=SHORT).context
+
+
+def test_a_seed_repeats_an_answer(client: ollama.Client) -> None:
+    warm = {"num_predict": 20, "temperature": 1.0, "seed": 11}
+    answers = {client.generate(TINY, "hello", options=warm).response for _ in range(3)}
+    assert len(answers) == 1
+    assert client.generate(TINY, "hello", options={**warm, "seed": 12}).response not in answers
+
+
+def test_create_copy_delete(client: ollama.Client) -> None:
+    statuses = [part.status for part in client.create("mario", from_=TINY, system="You are Mario.", stream=True)]
+    assert statuses[-2:] == ["writing manifest", "success"]
+    client.copy("mario", "luigi")
+    assert "You are Mario." in str(client.show("LUIGI").modelfile)
+    for name in ("mario", "luigi"):
+        client.delete(name)
+    with pytest.raises(ollama.ResponseError, match="not found") as caught:
+        client.delete("mario")
+    assert caught.value.status_code == 404
+
+
+def test_load_unload_and_keep_alive(client: ollama.Client) -> None:
+    assert client.generate(TINY, "").done_reason == "load"
+    assert loaded(client) == [f"{TINY}:latest"]
+    assert client.generate(TINY, "", keep_alive=0).done_reason == "unload"
+    await_unloaded(client)
+    client.generate(TINY, "hi", options=SHORT, keep_alive="100ms")
+    await_unloaded(client)
+    client.generate(TINY, "hi", options=SHORT, keep_alive=-1)
+    (model,) = client.ps().models
+    assert model.expires_at
+    assert model.expires_at.year > 2200
+
+
+def test_what_the_model_cannot_do_is_said(client: ollama.Client) -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+    cases = [
+        (lambda: client.chat(TINY, HELLO, think=True), "does not support thinking"),
+        (lambda: client.chat(TINY, HELLO, tools=[tool]), "does not support tools"),
+        (lambda: client.chat(TINY, HELLO, format="json"), "format"),
+        (lambda: client.generate(TINY, "a", suffix="b"), "does not support insert"),
+        (lambda: client.generate(TINY, "a", images=[b"\x89PNG"]), "does not support vision"),
+    ]
+    for call, text in cases:
+        with pytest.raises(ollama.ResponseError, match=text) as caught:
+            call()
+        assert caught.value.status_code == 400
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_a_long_prompt_is_refused(client: ollama.Client) -> None:
+    turns = [{"role": role, "content": "hello " * 20} for _ in range(10) for role in ("user", "assistant")]
+    options = {**SHORT, "num_ctx": 128}
+    answer = client.chat(TINY, [*turns, *HELLO], options=options)
+    assert answer.prompt_eval_count
+    assert answer.prompt_eval_count <= 128
+    with pytest.raises(ollama.ResponseError, match=r"tokens exceed the limit of 128") as caught:
+        client.chat(TINY, [{"role": "user", "content": "hello " * 200}], options=options)
+    assert caught.value.status_code == 400
+
+
+def test_generation_goes_on_past_the_context(client: ollama.Client) -> None:
+    options = {"num_predict": 200, "num_ctx": 64, "temperature": 0, "stop": []}
+    answer = client.generate(TINY, "hello", raw=True, options=options)
+    assert answer.eval_count == 200 or answer.done_reason == "stop"
+
+
+@pytest.mark.parametrize("way", ["close", "cancel", "timeout"])
+def test_a_client_that_goes_away_frees_the_model(client: ollama.Client, tiny_server: Server, way: str) -> None:
+    endless = {"num_predict": 5000, "temperature": 1.0, "seed": 1, "num_ctx": 64}
+    client.generate(TINY, "")
+    if way == "close":
+        stream = client.generate(TINY, "hello", raw=True, stream=True, options=endless)
+        next(stream)
+        stream.close()
+    elif way == "cancel":
+        asyncio.run(abandon(tiny_server.url, endless))
+    else:
+        hasty = ollama.Client(host=tiny_server.url, timeout=0.3)
+        with pytest.raises(Exception, match="timed out"):
+            hasty.generate(TINY, "hello", raw=True, options=endless)
+        hasty._client.close()
+    client.generate(TINY, "", keep_alive=0)
+    await_unloaded(client)
+
+
+async def abandon(url: str, options: dict[str, object]) -> None:
+    client = ollama.AsyncClient(host=url, timeout=60)
+
+    async def read() -> None:
+        async for _ in await client.generate(TINY, "hello", raw=True, stream=True, options=options):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await client._client.aclose()
+
+
+def test_eight_at_once(tiny_server: Server, client: ollama.Client) -> None:
+    prompts = [f"hello {number} the" for number in range(8)]
+    alone = [client.generate(TINY, prompt, options=SHORT).response for prompt in prompts]
+
+    async def together() -> list[str]:
+        crowd = ollama.AsyncClient(host=tiny_server.url, timeout=60)
+        answers = await asyncio.gather(*(crowd.generate(TINY, prompt, options=SHORT) for prompt in prompts))
+        await crowd._client.aclose()
+        return [answer.response for answer in answers]
+
+    assert asyncio.run(together()) == alone
