@@ -28,7 +28,7 @@ def capabilities(
     """A model's capabilities, in Ollama's order, from its GGUF `metadata` (empty if it has no GGUF), its
     TEMPLATE layer ("" if it has none), what its config declares, and the kinds of its layers.
     """
-    jinja = str(metadata.get("tokenizer.chat_template", ""))
+    jinja = chat_template(metadata)
     native = not uses_go_template(go_template, jinja)
     found = list(declared)
     if native:
@@ -42,6 +42,12 @@ def capabilities(
     if metadata.get("general.architecture") in ("gptoss", "gpt-oss"):
         found.append("thinking")
     return tuple(dict.fromkeys(found))
+
+
+def chat_template(metadata: Mapping[str, Any]) -> str:
+    """The Jinja template of a GGUF, "" if it has none."""
+    template = metadata.get("tokenizer.chat_template")
+    return template if isinstance(template, str) else ""
 
 
 def of_metadata(metadata: Mapping[str, Any]) -> list[str]:

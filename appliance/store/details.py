@@ -30,17 +30,34 @@ def human_count(count: int) -> str:
 
 
 def facts(config: Mapping[str, Any], header: HeaderFacts | None) -> ModelFacts:
-    """A model's `details`: what its config says, and where that is silent its GGUF."""
-    families = config.get("model_families") or ([header.architecture] if header else [])
+    """A model's `details`: what its config says, and where that is silent its GGUF.
+
+    A config comes from anyone: a field of the wrong type says nothing.
+    """
+
+    def text(key: str, otherwise: str) -> str:
+        value = config.get(key)
+        return value if value and isinstance(value, str) else otherwise
+
+    def count(key: str, otherwise: int) -> int:
+        value = config.get(key)
+        return value if type(value) is int and value > 0 else otherwise
+
     return ModelFacts(
-        format=str(config.get("model_format") or ("gguf" if header else "")),
-        family=str(config.get("model_family") or (header.architecture if header else "")),
-        families=tuple(str(family) for family in families),
-        parameter_size=str(config.get("model_type") or (human_count(header.parameters) if header else "")),
-        quantization_level=str(config.get("file_type") or (header.file_type if header else "")),
-        context_length=int(config.get("context_length") or (header.context_length if header else 0)),
-        embedding_length=int(config.get("embedding_length") or (header.embedding_length if header else 0)),
+        format=text("model_format", "gguf" if header else ""),
+        family=text("model_family", header.architecture if header else ""),
+        families=texts(config, "model_families") or ((header.architecture,) if header else ()),
+        parameter_size=text("model_type", human_count(header.parameters) if header else ""),
+        quantization_level=text("file_type", header.file_type if header else ""),
+        context_length=count("context_length", header.context_length if header else 0),
+        embedding_length=count("embedding_length", header.embedding_length if header else 0),
     )
+
+
+def texts(config: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The strings in a config's list."""
+    values = config.get(key)
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
 
 
 def details(model: StoredModel, system: str, parameters: Mapping[str, Any], verbose: bool) -> ModelDetails:

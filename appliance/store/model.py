@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import re
@@ -103,7 +102,7 @@ class StoredModel:
     @property
     def chat_template(self) -> str:
         """The Jinja template of its GGUF, "" if it has none."""
-        return str(self.header.metadata.get("tokenizer.chat_template", "")) if self.header else ""
+        return capabilities.chat_template(self.header.metadata) if self.header else ""
 
     @property
     def uses_go_template(self) -> bool:
@@ -148,7 +147,7 @@ class StoredModel:
     def capabilities(self) -> tuple[Capability, ...]:
         """What it can do, in Ollama's order."""
         metadata = self.header.metadata if self.header else {}
-        declared = self.config.get("capabilities") or ()
+        declared = details.texts(self.config, "capabilities")
         found = capabilities.capabilities(metadata, self.template, declared, self.kinds)
         return cast("tuple[Capability, ...]", found)
 
@@ -192,19 +191,18 @@ class StoredModel:
 
 
 def _message(fields: Any) -> Message:
-    """A message as its layer holds it; odd parts of one that Ollama would not write are left out."""
-    if not isinstance(fields, dict):
-        raise CorruptManifest("a messages layer holds something that is not a message")
+    """A message as its layer holds it; raises CorruptManifest."""
     try:
         images = tuple(base64.b64decode(image, validate=True) for image in fields.get("images") or ())
-    except (binascii.Error, TypeError) as error:
-        raise CorruptManifest("an image in a messages layer is damaged") from error
+        tool_calls = tuple(fields.get("tool_calls") or ())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CorruptManifest("a message in a messages layer is damaged") from error
     return Message(
         role=str(fields.get("role") or ""),
         content=str(fields.get("content") or ""),
         thinking=str(fields.get("thinking") or ""),
         images=images,
-        tool_calls=tuple(fields.get("tool_calls") or ()),
+        tool_calls=tool_calls,
         tool_name=str(fields.get("tool_name") or ""),
         tool_call_id=str(fields.get("tool_call_id") or ""),
     )

@@ -46,7 +46,8 @@ def draft_of(store: Store, request: CreateRequest) -> Draft:
         try:
             next(assembling)
         except StopIteration as end:
-            return end.value
+            draft: Draft = end.value
+            return draft
 
 
 def files_in(folder: Path) -> int:
@@ -272,9 +273,9 @@ def test_request_errors(store: Store, fields: dict[str, Any], kind: type[Applian
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x.gguf", "a/../x.gguf", "./x.gguf", "a//x.gguf", "a/.", "."])
 def test_file_paths_must_be_relative(store: Store, create: Create, make_gguf: MakeGGUF, path: str) -> None:
     digest = store.blobs.add_file(make_gguf())
-    for field in ("files", "adapters"):
+    for request in (CreateRequest("m", files={path: digest}), CreateRequest("m", adapters={path: digest})):
         with pytest.raises(InvalidRequest, match=r"^file path must be relative$"):
-            draft_of(store, CreateRequest("m", **{field: {path: digest}}))
+            draft_of(store, request)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from appliance.core import Message
-from appliance.errors import BlobNotFound, UnsupportedModel
+from appliance.errors import BlobNotFound, CorruptManifest, UnsupportedModel
+from appliance.store.blobs import digest_of
 from appliance.store.capabilities import capabilities, uses_go_template
 from appliance.store.details import human_count
+from appliance.store.gguf_header import GGUFHeader, read_header
 from appliance.store.manifests import Layer
 from appliance.store.modelfile import parse_modelfile
 from appliance.store.store import Store
@@ -78,6 +80,7 @@ def test_capabilities_of_everything_else() -> None:
     assert capabilities(seeing, "", layers=("model", "projector")) == ("completion", "vision", "audio")
     assert capabilities({"general.architecture": "y"}, "", layers=("projector",)) == ("completion", "vision")
     assert capabilities({"general.architecture": "gptoss"}, "") == ("completion", "thinking")
+    assert capabilities({"general.architecture": "w", "tokenizer.chat_template": None}, "") == ("completion",)
     assert capabilities({}, "", declared=["completion", "tools", "tools"]) == ("completion", "tools")
     assert capabilities({"general.architecture": "z"}, "", declared=["tools"]) == ("tools", "completion")
 
@@ -190,14 +193,16 @@ def test_templates_shown(store: Store, create: Create) -> None:
 
 
 def test_headers_are_parsed_once(store: Store, create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
-    from appliance.store import headers
-
     create("one")
     create("two", source="one", system="x")
     again = Store(store.root)
     parsed: list[Path] = []
-    read = headers.read_header
-    monkeypatch.setattr(headers, "read_header", lambda path: parsed.append(path) or read(path))
+
+    def counted(path: Path) -> GGUFHeader:
+        parsed.append(path)
+        return read_header(path)
+
+    monkeypatch.setattr("appliance.store.headers.read_header", counted)
     for _ in range(3):
         assert len(again.summaries()) == 2
     assert parsed == [store.model("one").model_path]
@@ -216,3 +221,28 @@ def test_what_cannot_run(store: Store, create: Create) -> None:
         store.model("m").require_runnable()
     with pytest.raises(BlobNotFound):
         store.publish(model.name, model.manifest.layers, b"{}\n")  # its weights went with the old manifest
+
+
+def test_a_config_of_wrong_types_says_nothing(store: Store, create: Create) -> None:
+    create("m")
+    model = store.model("m")
+    facts = model.facts()
+    config = (
+        b'{"model_format":1,"model_family":["x"],"model_families":"abc","model_type":2,"file_type":{},'
+        b'"context_length":"long","embedding_length":-1,"capabilities":[["tools"],"tools",3],"requires":null}'
+    )
+    store.publish(model.name, model.manifest.layers, config)
+    assert store.model("m").facts() == facts
+    assert store.model("m").capabilities() == ("tools", "completion")
+    assert store.model("m").details().requires == ""
+
+
+@pytest.mark.parametrize("raw", [b"3", b"[3]", b'[{"images":["%"]}]', b'[{"images":3}]', b'[{"tool_calls":3}]', b"["])
+def test_damaged_messages(store: Store, create: Create, raw: bytes) -> None:
+    create("m")
+    model = store.model("m")
+    store.blobs.add(raw)
+    layer = Layer("application/vnd.ollama.image.messages", digest_of(raw), len(raw))
+    store.publish(model.name, [*model.manifest.layers, layer], b"{}")
+    with pytest.raises(CorruptManifest):
+        _ = store.model("m").messages
