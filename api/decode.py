@@ -68,7 +68,7 @@ class _Decoder:
                     inner = _Where(kind.__name__, (*where.path, field.encode_name))
                     given[field.name] = self._value(field.type, member, inner)
         elif value is not None:
-            self._mismatch(value, _go_type(inspect.type_info(kind)), where)
+            self._mismatch(value, f"api.{_alias(kind) or kind.__name__}", where)
         zeros = {field.name: _zero(field.type) for field in fields.values() if field.required}
         return kind(**(zeros | given))
 
@@ -81,7 +81,7 @@ class _Decoder:
         if value is None:
             return _zero(kind)
         if isinstance(kind, inspect.StructType):
-            if _alias(kind):
+            if _alias(kind.cls):
                 return _Decoder(self._outer or where.struct).whole(kind.cls, value, where)
             return self._struct(kind.cls, value, where)
         if isinstance(kind, inspect.DictType) and isinstance(value, Object):
@@ -173,8 +173,8 @@ def _unwrapped(kind: inspect.Type, text: bool = False) -> tuple[inspect.Type, di
             return kind, extra
 
 
-def _alias(kind: inspect.StructType) -> str:
-    return getattr(kind.cls, "go_alias", "")
+def _alias(kind: type[Any]) -> str:
+    return getattr(kind, "go_alias", "")
 
 
 def _go_type(declared: inspect.Type) -> str:
@@ -193,7 +193,7 @@ def _go_type(declared: inspect.Type) -> str:
         case inspect.DictType():
             return f"map[string]{_go_type(kind.value_type)}"
         case inspect.StructType():
-            return f"api.{_alias(kind) or kind.cls.__name__}"
+            return f"api.{kind.cls.__name__}"
         case _:
             return "interface {}"
 

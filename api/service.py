@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from appliance.core import (
     ChatRequest,
@@ -71,5 +72,5 @@ class ApiSettings(Protocol):
         """Browser origins allowed besides the local ones; each may hold one `*`."""
 
 
-Injected = Annotated[InferenceService, Dependency(skip_validation=True)]
+Injected = NamedDependency[SkipValidation[InferenceService]]
 """How a route handler names the service among its parameters."""

@@ -109,6 +109,7 @@ def lines(
                         started = True
                         await send(_head())
                     await send({"type": "http.response.body", "body": line, "more_body": True})
+                    await asyncio.sleep(0)  # where nothing above has to wait, others still get their turn
             except Exception as error:
                 if not started:
                     raise

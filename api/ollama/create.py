@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from litestar import Request, Response, post
+from litestar.params import JSONBody
 
 from api import streaming
 from api.encode import JSON_PLAIN, JSONResponse
@@ -37,7 +38,7 @@ def on_error(_: Request[Any, Any, Any], error: ApplianceError) -> Response[Error
     responses=ERRORS,
     exception_handlers={ApplianceError: on_error},
 )
-async def create(data: wire.CreateRequest, service: Injected) -> Response[wire.ProgressResponse]:
+async def create(data: JSONBody[wire.CreateRequest], service: Injected) -> Response[wire.ProgressResponse]:
     """Make a model from an installed one or from uploaded files."""
     progress = service.create(request(data))
     if data.stream is not False:

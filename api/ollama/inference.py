@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Response, post
+from litestar.params import JSONBody
 
 from api import streaming
 from api.encode import JSONResponse, utc_now
@@ -29,7 +30,7 @@ T = TypeVar("T")
     operation_class=StreamedOperation,
     responses=ERRORS,
 )
-async def generate(data: wire.GenerateRequest, service: Injected) -> Response[wire.GenerateResponse]:
+async def generate(data: JSONBody[wire.GenerateRequest], service: Injected) -> Response[wire.GenerateResponse]:
     """Continue a prompt; without one, load the model or, with `keep_alive` 0, unload it."""
     request = core.GenerateRequest(
         **common(data),
@@ -60,7 +61,7 @@ async def generate(data: wire.GenerateRequest, service: Injected) -> Response[wi
 
 
 @post("/api/chat", status_code=200, dto=GoJSON[wire.ChatRequest], operation_class=StreamedOperation, responses=ERRORS)
-async def chat(data: wire.ChatRequest, service: Injected) -> Response[wire.ChatResponse]:
+async def chat(data: JSONBody[wire.ChatRequest], service: Injected) -> Response[wire.ChatResponse]:
     """Continue a conversation; without messages, load the model or, with `keep_alive` 0, unload it."""
     request = core.ChatRequest(
         **common(data),

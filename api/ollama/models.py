@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from litestar import MediaType, Response, delete, get, post
 from litestar.handlers import route
+from litestar.params import JSONBody
 
 from api.encode import JSONResponse, local_time
 from api.ollama import wire
@@ -57,7 +58,9 @@ async def ps(service: Injected) -> Response[wire.ProcessResponse]:
 
 
 @post("/api/show", status_code=200, dto=GoJSON[wire.ShowRequest], responses=ERRORS)
-async def show(data: wire.ShowRequest, request: BodyRequest, service: Injected) -> Response[wire.ShowResponse]:
+async def show(
+    data: JSONBody[wire.ShowRequest], request: BodyRequest, service: Injected
+) -> Response[wire.ShowResponse]:
     """Everything about one model."""
     name = required(data)
     model = await service.show(name, system=data.system, options=data.options, verbose=data.verbose)
@@ -82,14 +85,14 @@ async def show(data: wire.ShowRequest, request: BodyRequest, service: Injected) 
 
 
 @post("/api/copy", status_code=200, dto=GoJSON[wire.CopyRequest], responses=ERRORS)
-async def copy(data: wire.CopyRequest, service: Injected) -> Response[None]:
+async def copy(data: JSONBody[wire.CopyRequest], service: Injected) -> Response[None]:
     """Give a model another name."""
     await service.copy(data.source, data.destination)
     return Response(None, media_type=MediaType.TEXT)
 
 
 @delete("/api/delete", status_code=200, dto=GoJSON[wire.DeleteRequest], responses=ERRORS)
-async def remove(data: wire.DeleteRequest, service: Injected) -> Response[None]:
+async def remove(data: JSONBody[wire.DeleteRequest], service: Injected) -> Response[None]:
     """Remove a model."""
     await service.delete(required(data))
     return Response(None, media_type=MediaType.TEXT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from api.encode import JSON_PLAIN, NDJSON
 from api.errors import ErrorResponse
@@ -29,3 +29,13 @@ class StreamedOperation(Operation):
         answer = (self.responses or {})["200"]
         content = getattr(answer, "content", None) or {}
         content[NDJSON] = content[JSON_PLAIN]
+
+
+@dataclass
+class UploadOperation(Operation):
+    """An operation that takes any bytes."""
+
+    def __post_init__(self) -> None:
+        """Describe the body."""
+        anything = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        self.request_body = RequestBody(content={"application/octet-stream": OpenAPIMediaType(schema=anything)})

@@ -1,0 +1,140 @@
+"""A service that plays a script instead of running models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from appliance import core
+
+HANG = "hang"  # in a script: wait until cancelled
+BLOB = "sha256:" + "0" * 64
+
+FACTS = core.ModelFacts(
+    format="gguf",
+    family="llama",
+    families=("llama",),
+    parameter_size="134.52M",
+    quantization_level="Q4_1",
+    context_length=2048,
+    embedding_length=576,
+)
+METRICS = core.Metrics(
+    total_ns=312000000,
+    load_ns=15000000,
+    prompt_tokens=26,
+    prompt_ns=120000000,
+    generated_tokens=3,
+    generate_ns=150000000,
+)
+DETAILS = core.ModelDetails(
+    facts=FACTS,
+    capabilities=("completion",),
+    modified_at=datetime(2026, 8, 21, 9, 30, tzinfo=UTC),
+    modelfile="# Modelfile\nFROM x",
+    template="{{ .Prompt }}",
+    system="",
+    parameters='stop                           "<|im_end|>"',
+    license="",
+    messages=(),
+    model_info={"general.architecture": "llama", "general.parameter_count": 134515008},
+    tensors=({"name": "token_embd.weight", "type": "Q8_0", "shape": (576, 49152)},),
+)
+FINISHED = core.Reply(done=True, done_reason=core.DoneReason.STOP, metrics=METRICS)
+
+
+@dataclass
+class FakeService:
+    """`script` is what chat, generate and create yield; exceptions in it are raised. Calls are recorded."""
+
+    script: list[Any] = field(default_factory=lambda: [core.Reply(text="Hi"), FINISHED])
+    installed: list[core.ModelSummary] = field(default_factory=list)
+    running: list[core.LoadedModel] = field(default_factory=list)
+    details: core.ModelDetails = DETAILS
+    error: Exception | None = None
+    version: str = "0.33.0"
+    calls: list[Any] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    cancelled: bool = False
+    uploaded: bytes = b""
+
+    async def _play(self, request: Any) -> AsyncGenerator[Any, None]:
+        self.calls.append(request)
+        self.begun.set()
+        try:
+            for step in self.script:
+                if step is HANG:
+                    await asyncio.sleep(60)
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield step
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled = True
+            raise
+        finally:
+            self.ended.set()
+
+    def chat(self, request: core.ChatRequest) -> AsyncGenerator[core.Reply, None]:
+        return self._play(request)
+
+    def generate(self, request: core.GenerateRequest) -> AsyncGenerator[core.Reply, None]:
+        return self._play(request)
+
+    def create(self, request: core.CreateRequest) -> AsyncGenerator[core.Progress, None]:
+        return self._play(request)
+
+    def _record(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.error:
+            raise self.error
+
+    async def models(self) -> list[core.ModelSummary]:
+        self._record("models")
+        return self.installed
+
+    async def show(
+        self, model: str, *, system: str = "", options: Mapping[str, Any] | None = None, verbose: bool = False
+    ) -> core.ModelDetails:
+        self._record("show", model, system, options, verbose)
+        return self.details
+
+    async def loaded(self) -> list[core.LoadedModel]:
+        self._record("loaded")
+        return self.running
+
+    async def copy(self, source: str, destination: str) -> None:
+        self._record("copy", source, destination)
+
+    async def delete(self, model: str) -> None:
+        self._record("delete", model)
+
+    async def has_blob(self, digest: str) -> bool:
+        self._record("has_blob", digest)
+        return digest == BLOB
+
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
+        self._record("put_blob", digest)
+        self.begun.set()
+        try:
+            if digest == BLOB:
+                return False
+            async for chunk in chunks:
+                self.uploaded += chunk
+            return True
+        except Exception:
+            self.cancelled = True
+            raise
+        finally:
+            self.ended.set()
+
+
+@dataclass(frozen=True)
+class FakeSettings:
+    host: str = "127.0.0.1"
+    origins: tuple[str, ...] = ()
