@@ -9,18 +9,11 @@ from typing import Any
 
 from appliance.core import SamplingParams
 from appliance.errors import InvalidOption, InvalidRequest
+from appliance.store.parameters import PARAMETERS
 
 MIN_CONTEXT_TOKENS = 4
-TYPES: Mapping[str, str] = {
-    **dict.fromkeys(("num_predict", "num_keep", "seed", "top_k", "repeat_last_n", "num_ctx"), "integer"),
-    **dict.fromkeys(("num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"), "integer"),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "repeat_penalty"), "float32"),
-    **dict.fromkeys(("presence_penalty", "frequency_penalty"), "float32"),
-    "use_mmap": "boolean",
-    "stop": "array",
-}
 PENALTY_LIMIT = 1000.0
-_SAMPLING = {field.name for field in fields(SamplingParams)} & set(TYPES)
+_SAMPLING = {field.name for field in fields(SamplingParams)} & PARAMETERS.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ def merge(parameters: Mapping[str, Any], requested: Mapping[str, Any], *, logpro
         name: checked(name, value)
         for source in (parameters, requested)
         for name, value in source.items()
-        if name in TYPES and value is not None
+        if name in PARAMETERS and value is not None
     }
     check_ranges(known)
     sampling = {name: value for name, value in known.items() if name in _SAMPLING}
@@ -57,7 +50,7 @@ def merge(parameters: Mapping[str, Any], requested: Mapping[str, Any], *, logpro
 
 def checked(name: str, value: Any) -> Any:
     """`value` as the type that option `name` has; floats given for integers are cut toward zero."""
-    kind = TYPES[name]
+    kind = PARAMETERS[name]
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind == "integer" and number:
         return int(value)

@@ -9,7 +9,7 @@ from typing import Protocol
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
 from appliance.engine.backend import Logits, Row
 from appliance.engine.sampling import Sampler, log_probabilities
-from appliance.engine.slots import Slot
+from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot
 from appliance.engine.stopping import StopGate
 
 Emit = Callable[[Chunk | Exception], None]
@@ -66,9 +66,12 @@ class Sequence:
         self._started_ns = time.monotonic_ns()
 
     def next_row(self, chunk: int) -> Row:
-        """The next at most `chunk` tokens to run."""
+        """The next at most `chunk` tokens to run; never all but one of a prompt (see slots.MIN_PREFILL_TOKENS)."""
         slot = self._slot()
         past = len(slot.tokens)
+        left = len(self.tokens) - past
+        if left > chunk > 1 and left - chunk < MIN_PREFILL_TOKENS:
+            chunk -= 1
         tokens = tuple(self.tokens[past : past + chunk])
         return Row(slot.index, past, tokens, wants_logits=past + len(tokens) == len(self.tokens))
 

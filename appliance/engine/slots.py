@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+MIN_PREFILL_TOKENS = 2
+"""Quantised kernels give one row bits of its own, and two or more rows all the same bits, however many they are.
+So a prompt that never runs a single token gives the same logits in any chunks and after any reuse."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -32,13 +36,12 @@ class SlotPool:
         """A free slot whose tokens are cut to the prefix it shares with `prompt`; None when all are busy.
 
         Most reuse wins; among equals one that loses nothing (empty), then the least recently used, then the
-        lowest, so that busy rows stay close together. The last prompt token is never reused: its logits are
-        needed.
+        lowest, so that busy rows stay close together. The last two prompt tokens are never reused.
         """
         free = [slot for slot in self.slots if not slot.busy]
         if not free:
             return None
-        shared = {slot.index: common_prefix(slot.tokens, prompt, len(prompt) - 1) for slot in free}
+        shared = {slot.index: common_prefix(slot.tokens, prompt, len(prompt) - MIN_PREFILL_TOKENS) for slot in free}
         slot = min(free, key=lambda s: (-shared[s.index], bool(s.tokens), s.last_used, s.index))
         del slot.tokens[shared[slot.index] :]
         slot.busy = True

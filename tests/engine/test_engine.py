@@ -60,6 +60,12 @@ def test_prompts_are_prefilled_in_chunks(start: Start) -> None:
     assert [row.wants_logits for run in backend.runs for row in run] == [False, False, True]
 
 
+def test_a_prompt_never_ends_in_a_chunk_of_one(start: Start) -> None:
+    backend = ScriptedBackend(alphabet)
+    Client(start(backend, chunk_tokens=4), "abcdefghi", num_predict=1).chunks()
+    assert [len(row.tokens) for run in backend.runs for row in run] == [4, 3, 2]
+
+
 def test_a_long_prompt_does_not_stop_a_stream(start: Start) -> None:
     gate = threading.Semaphore(0)
     backend = ScriptedBackend(upwards, gate=gate)
@@ -98,7 +104,7 @@ def test_the_longest_common_prefix_is_reused(start: Start) -> None:
     assert backend.runs[-1][0].tokens == tuple(map(ord, "xyz"))
     again = Client(engine, "abcdexyz", num_predict=1).chunks()[-1].usage
     assert again is not None
-    assert again.cached_tokens == 7, "the last token is run again for its logits"
+    assert again.cached_tokens == 6, "the last two tokens are run again, for logits that do not depend on reuse"
 
 
 def test_another_conversation_takes_an_empty_slot_before_a_used_one(start: Start) -> None:
@@ -108,7 +114,7 @@ def test_another_conversation_takes_an_empty_slot_before_a_used_one(start: Start
     Client(engine, "qrst", num_predict=1).chunks()
     usage = Client(engine, "abcdefgh", num_predict=1).chunks()[-1].usage
     assert usage is not None
-    assert usage.cached_tokens == 7
+    assert usage.cached_tokens == 6
 
 
 def test_a_full_context_shifts_and_goes_on(start: Start) -> None:
