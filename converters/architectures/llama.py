@@ -94,8 +94,10 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
         raise UnsupportedModel("llama.attention.value_length other than key_length", ("equal lengths",))
     if _integer(metadata, "rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedModel("rotation of a part of each head (llama.rope.dimension_count)", ("whole heads",))
-    if head_dim % 8 or config.heads % config.kv_heads:
-        raise UnsupportedModel(f"{heads} heads of {head_dim} over {config.kv_heads}", ("heads of a multiple of 8",))
+    if heads % config.kv_heads:
+        raise NotGGUF(f"a damaged model: {heads} heads share {config.kv_heads} key heads")
+    if head_dim % 16:
+        raise UnsupportedModel(f"a head size of {head_dim}", ("multiples of 16",))
     _check_tensors(config, tensors)
     return config
 
