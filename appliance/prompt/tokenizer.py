@@ -78,6 +78,10 @@ class Tokenizer:
             piece = self._bytes[token] = self._read_bytes(token)
         return piece
 
+    def spelling(self, token: int | None) -> str:
+        """How the vocabulary spells a token, control tokens too: what templates know as bos_token and eos_token."""
+        return "" if token is None else self._tokenizer.id_to_token(token) or ""
+
     def stream(self, prompt_tokens: Sequence[int]) -> TextStream:
         """A stream for the tokens that follow `prompt_tokens`.
 

@@ -162,6 +162,11 @@ def test_control_tokens_are_silent_and_added_words_are_not() -> None:
     assert [tokenizer.token_text(token) for token in ids] == ["", "<tool_call>", "｜é｜", ""]
 
 
+def test_templates_learn_how_control_tokens_are_spelled() -> None:
+    tokenizer = Tokenizer(SENTENCE_PIECE, bundle())
+    assert [tokenizer.spelling(token) for token in (1, 2, None, 10_000)] == ["<s>", "</s>", "", ""]
+
+
 def test_ids_that_the_vocabulary_lacks_are_silent() -> None:
     assert Tokenizer(BYTE_LEVEL, bundle()).decode([10_000]) == ""
 

@@ -1,0 +1,170 @@
+"""Messages and tools in the shapes that templates expect: dictionaries for Jinja, Go's structs for Go.
+
+Tool schemas pass through Ollama's types on the way, which keep only the members they know (spec 1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from appliance.core import Message
+from appliance.prompt.gotemplate.values import Alternatives, JSONList, JSONMap, Struct
+
+Schema = Mapping[str, Any]
+
+
+def jinja_message(message: Message) -> dict[str, Any]:
+    """A message as chat templates know it; thoughts under both of the names in use."""
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        found |= {"thinking": message.thinking, "reasoning_content": message.thinking}
+    if message.tool_calls:
+        found["tool_calls"] = [_jinja_call(call) for call in message.tool_calls]
+    if message.tool_name:
+        found["name"] = message.tool_name
+    if message.tool_call_id:
+        found["tool_call_id"] = message.tool_call_id
+    return found
+
+
+def _jinja_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    named = {"name": function.get("name", ""), "arguments": function.get("arguments") or {}}
+    return ({"id": call["id"]} if call.get("id") else {}) | {"type": "function", "function": named}
+
+
+def jinja_tool(tool: Schema) -> dict[str, Any]:
+    """A tool as a client declared it, less what Ollama's types don't keep."""
+    function = tool.get("function") or {}
+    declared = {"name": function.get("name", ""), "description": function.get("description")}
+    return _present(
+        type=tool.get("type", "function"),
+        items=tool.get("items"),
+        function=_present(**declared) | {"parameters": _parameters(function.get("parameters") or {})},
+    )
+
+
+def _present(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value}
+
+
+def _parameters(schema: Schema) -> dict[str, Any]:
+    properties = schema.get("properties") or {}
+    return (
+        {"type": schema.get("type", "object")}
+        | ({"$defs": schema["$defs"]} if schema.get("$defs") else {})
+        | _present(items=schema.get("items"), required=schema.get("required"))
+        | {"properties": {name: _property(value) for name, value in properties.items()}}
+    )
+
+
+def _property(schema: Schema) -> dict[str, Any]:
+    return _present(
+        anyOf=[_property(alternative) for alternative in schema.get("anyOf") or ()],
+        type=schema.get("type"),
+        items=schema.get("items"),
+        description=schema.get("description"),
+        enum=schema.get("enum"),
+        properties={name: _property(value) for name, value in (schema.get("properties") or {}).items()},
+        required=schema.get("required"),
+    )
+
+
+def go_message(message: Message) -> Struct:
+    """A message as Go templates know it."""
+    return Struct(
+        "*api.Message",
+        {
+            "Role": message.role,
+            "Content": message.content,
+            "Thinking": message.thinking,
+            "Images": list(message.images),
+            "ToolCalls": [_go_call(i, call) for i, call in enumerate(message.tool_calls)],
+            "ToolName": message.tool_name,
+            "ToolCallID": message.tool_call_id,
+        },
+    )
+
+
+def _go_call(position: int, call: Mapping[str, Any]) -> Struct:
+    function = call.get("function") or {}
+    fields = {
+        "Index": function.get("index", position),
+        "Name": function.get("name", ""),
+        "Arguments": JSONMap(function.get("arguments") or {}),
+    }
+    return Struct("api.ToolCall", {"ID": call.get("id", ""), "Function": Struct("api.ToolCallFunction", fields)})
+
+
+def go_tools(tools: Iterable[Schema]) -> JSONList:
+    """The tools as Go templates know them; the list and all in it print as JSON."""
+    return JSONList(map(_go_tool, map(jinja_tool, tools)))
+
+
+def _go_tool(tool: Schema) -> Struct:
+    declared = tool["function"]
+    schema = declared["parameters"]
+    properties = JSONMap({name: _go_property(value) for name, value in schema["properties"].items()})
+    parameters = Struct(
+        "api.ToolFunctionParameters",
+        {
+            "Type": schema["type"],
+            "Defs": schema.get("$defs"),
+            "Items": schema.get("items"),
+            "Required": list(schema.get("required", ())),
+            "Properties": properties,
+        },
+        json={**schema, "properties": properties},
+    )
+    described = {"name": declared.get("name", ""), "description": declared.get("description", "")}
+    function = Struct(
+        "api.ToolFunction",
+        {"Name": described["name"], "Description": described["description"], "Parameters": parameters},
+        json={**described, "parameters": parameters},
+    )
+    return Struct(
+        "api.Tool",
+        {"Type": tool["type"], "Items": tool.get("items"), "Function": function},
+        json={**tool, "function": function},
+    )
+
+
+def _go_property(schema: Schema) -> Struct:
+    declared = schema.get("type", ())
+    types = Alternatives([declared] if isinstance(declared, str) else declared)
+    alternatives = [_go_property(alternative) for alternative in schema.get("anyOf", ())]
+    nested = {name: _go_property(value) for name, value in schema.get("properties", {}).items()}
+    properties = JSONMap(nested, ordered=True)
+    fields = {
+        "AnyOf": alternatives,
+        "Type": types,
+        "Items": schema.get("items"),
+        "Description": schema.get("description", ""),
+        "Enum": schema.get("enum", []),
+        "Properties": properties,
+        "Required": schema.get("required", []),
+    }
+    shown = {"anyOf": alternatives, "type": types, "properties": properties}
+    return Struct("api.ToolProperty", fields, json={name: shown.get(name, value) for name, value in schema.items()})
+
+
+def merged(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message, contents a blank line apart; tool results stay single."""
+    found: list[Message] = []
+    for message in messages:
+        if found and found[-1].role == message.role != "tool":
+            found[-1] = _merge(found[-1], message)
+        else:
+            found.append(message)
+    return found
+
+
+def _merge(first: Message, second: Message) -> Message:
+    return Message(
+        role=first.role,
+        content=f"{first.content}\n\n{second.content}",
+        thinking="\n\n".join(filter(None, (first.thinking, second.thinking))),
+        images=first.images + second.images,
+        tool_calls=first.tool_calls + second.tool_calls,
+    )
