@@ -86,7 +86,8 @@ def on_appliance_error(_: Request[Any, Any, Any], error: ApplianceError) -> Resp
 
 def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorResponse]:
     """Exception handler: what the framework refuses, without its envelope."""
-    return JSONResponse(ErrorResponse(error.detail), status_code=error.status_code)
+    text = error.detail if error.status_code < 500 else text_of(error)
+    return JSONResponse(ErrorResponse(text), status_code=error.status_code)
 
 
 def on_unexpected_error(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorResponse]:

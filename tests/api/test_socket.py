@@ -8,11 +8,12 @@ import socket
 import time
 
 import httpx
+import ollama
 import pytest
 
 from appliance.core import Progress, Reply
 from appliance.errors import EngineStopped, ModelNotFound
-from tests.api.fake import BLOB, FINISHED, HANG, FakeService
+from tests.api.fake import BLOB, DETAILS, FINISHED, HANG, FakeService
 
 SOON_S = 5.0  # generous: a slow machine must not fail what a fast one shows in milliseconds
 OTHER_BLOB = "sha256:" + "1a" * 32
@@ -117,7 +118,8 @@ def test_each_line_arrives_at_once(port: int, service: FakeService) -> None:
     ):
         assert (r.status_code, r.headers["content-type"]) == (200, "application/x-ndjson")
         assert r.headers["transfer-encoding"] == "chunked"
-        assert json.loads(next(r.iter_lines()))["message"]["content"] == "first"
+        received = r.iter_lines()  # held, because httpx hangs up with the iterator
+        assert json.loads(next(received))["message"]["content"] == "first"
         assert not service.ended.is_set()
     assert_cancelled(service)
 
@@ -176,3 +178,32 @@ def test_pipelined_and_kept_connections(port: int, service: FakeService) -> None
         while len(re.findall(rb'"done":true', data)) < 3:
             data += connection.recv(65536)
     assert len(service.calls) == 3
+
+
+def test_an_endless_body_is_refused(port: int, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent in chunks, so that no length is announced."""
+    monkeypatch.setattr("api.requests.MAX_JSON_BYTES", 2**20)
+    with connect(port) as connection:
+        connection.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(17):
+            connection.sendall(b"10000\r\n" + b" " * 2**16 + b"\r\n")
+        assert b" 413 " in read_until(connection, b'{"error":"request body is larger than 1 MiB"}')
+    assert service.calls == []
+
+
+def test_the_official_client(port: int, service: FakeService) -> None:
+    with ollama.Client(host=f"http://127.0.0.1:{port}") as client:
+        said = client.chat("m", [{"role": "user", "content": "hi"}], options={"seed": 1}, keep_alive="5m")
+        assert (said.message.content, said.done_reason, said.eval_count) == ("Hi", "stop", 3)
+        parts = list(client.generate("m", "hi", stream=True, think=False, format=""))
+        assert [part.response for part in parts] == ["Hi", ""]
+        assert client.list().models == []
+        assert client.show("m").modelinfo == DETAILS.model_info
+        assert client.copy("a", "b").status == client.delete("b").status == "success"
+        service.script = [Progress("parsing GGUF"), Progress("success")]
+        assert client.create("m", from_="base", stream=False).status == "success"
+        assert [step.status for step in client.create("m", from_="base", stream=True)] == ["parsing GGUF", "success"]
+        service.script = [ModelNotFound("model 'nope' not found")]
+        with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as raised:
+            list(client.chat("nope", stream=True))
+        assert raised.value.status_code == 404
