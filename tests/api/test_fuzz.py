@@ -28,7 +28,7 @@ ROUTES = {
     ("DELETE", "/api/delete"): wire.DeleteRequest,
     ("POST", "/api/create"): wire.CreateRequest,
 }
-SETTINGS = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 STRUCTS = (*ROUTES.values(), wire.Message, wire.Tool, wire.ToolCall, wire.ToolFunction, wire.ToolProperty)
 KEYS = sorted({name for kind in STRUCTS for name in kind.__struct_encode_fields__})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +26,6 @@ def oslo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
     yield
     monkeypatch.undo()
-    os.environ.get("TZ")
     time.tzset()
 
 
