@@ -14,10 +14,8 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from api.app import create_app
-from api.decode import decode
 from api.ollama import wire
 from appliance.core import DoneReason, Progress, Reply
-from appliance.errors import InvalidRequest
 from tests.api.fake import FakeService, FakeSettings
 
 ROUTES = {
@@ -28,7 +26,7 @@ ROUTES = {
     ("DELETE", "/api/delete"): wire.DeleteRequest,
     ("POST", "/api/create"): wire.CreateRequest,
 }
-SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 STRUCTS = (*ROUTES.values(), wire.Message, wire.Tool, wire.ToolCall, wire.ToolFunction, wire.ToolProperty)
 KEYS = sorted({name for kind in STRUCTS for name in kind.__struct_encode_fields__})
@@ -79,19 +77,6 @@ def test_any_body(fuzzed: tuple[TestClient[Litestar], FakeService], method: str,
         assert list(response.json()) == ["error"]
         assert response.json()["error"] != "internal error"
         assert service.calls == []
-
-
-@pytest.mark.parametrize("kind", ROUTES.values())
-@SETTINGS
-@given(value=objects(values))
-def test_what_is_well_typed_is_understood(kind: Any, value: dict[str, Any]) -> None:
-    """Sound JSON is refused for its types alone, and what is accepted can be written and read again."""
-    try:
-        request = decode(kind, json.dumps(value).encode())
-    except InvalidRequest as error:
-        assert "invalid character" not in str(error)  # noqa: PT017
-        return
-    assert isinstance(request, kind)
 
 
 @SETTINGS
