@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def serve(config: Path | None, **flags: Any) -> None:
         log.warning("%s is set but has no effect on this server", variable)
     from appliance.daemon import run  # here, so that the other commands start without engine and web framework
 
-    run(settings)
+    with suppress(KeyboardInterrupt):  # the server has shut down in order and then passes the signal on
+        run(settings)
 
 
 for _field in setting_fields():

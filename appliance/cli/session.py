@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -107,4 +106,4 @@ class Session:
 
     def _print_timings(self, last: Mapping[str, Any]) -> None:
         if self.verbose and last:
-            sys.stderr.write(timings(last) + os.linesep)
+            sys.stderr.write(timings(last))
