@@ -88,8 +88,8 @@ async def run_converter(source: Path, folder: Path, recipe: str) -> AsyncGenerat
 def reported(line: dict[str, Any]) -> ApplianceError:
     """The error that the converter's last line tells of, as its own class where it has one."""
     kind = getattr(errors, str(line.get("kind", "")), None)
-    known = isinstance(kind, type) and issubclass(kind, ApplianceError)
-    error = kind.__new__(kind) if known else ConversionFailed.__new__(ConversionFailed)
+    if not (isinstance(kind, type) and issubclass(kind, ApplianceError)):
+        kind = ConversionFailed
+    error = kind.__new__(kind)
     Exception.__init__(error, str(line["error"]))  # the converter has already put its facts into the text
-    assert isinstance(error, ApplianceError)
     return error

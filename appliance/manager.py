@@ -98,6 +98,7 @@ class Manager:
         keep-alive clock starts.
         """
         runner = await self._acquire(model, options)
+        runner.model = model  # of the names that share the weights, the last one used is shown
         if keep_alive_s is not None:
             runner.keep_alive_s = keep_alive_s
         try:

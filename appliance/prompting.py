@@ -11,7 +11,14 @@ from appliance.errors import InvalidRequest, InvalidTemplate, PromptTooLong
 from appliance.generation import Prompt
 from appliance.manager import Runner
 from appliance.options import Options
-from appliance.prompt.chat import GoPrompt, JinjaPrompt, PromptTemplate, assemble_history, trim_history
+from appliance.prompt.chat import (
+    GoPrompt,
+    JinjaPrompt,
+    PromptTemplate,
+    assemble_history,
+    trim_history,
+    without_thoughts,
+)
 from appliance.prompt.gotemplate import GoTemplate
 from appliance.prompt.jinja import JinjaTemplate
 from appliance.store.store import StoredModel
@@ -29,6 +36,8 @@ def chat_prompt(model: StoredModel, request: ChatRequest, runner: Runner, option
     """
     template = template_of(model, runner)
     messages = assemble_history(model.system, model.messages, request.messages)
+    if model.facts().family == "qwen3" or model.name.model == "deepseek-r1":
+        messages = without_thoughts(messages)
     return conversation(template, messages, request, runner, num_ctx, options)
 
 
@@ -39,10 +48,12 @@ def generate_prompt(
     if request.raw:
         tokens = runner.tokenizer.encode(request.prompt, add_bos=True)
         return Prompt(request.prompt, cut(tokens, request, runner, options, num_ctx), guarded=True)
-    template = go_prompt(request.template) if request.template else template_of(model, runner)
+    template = compiled(request.template) if request.template else template_of(model, runner)
     if request.suffix:
-        fill = template if isinstance(template, GoPrompt) else go_prompt(model.template or DEFAULT_TEMPLATE)
-        text = fill.render_fim(request.prompt, request.suffix)
+        if not isinstance(template, GoPrompt):
+            template = compiled(model.template)
+            assert isinstance(template, GoPrompt)
+        text = template.render_fim(request.prompt, request.suffix)
         tokens = runner.tokenizer.encode(text, add_bos=True)
         return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True, context=True)
     system = request.system or model.system
@@ -65,10 +76,10 @@ def conversation(
     """Render `messages` after the tokens `earlier`, dropping old turns that do not fit."""
     if any(not 0 <= token < runner.bundle.vocab_size for token in earlier):
         raise InvalidRequest(f"context holds a token outside of the model's vocabulary of {runner.bundle.vocab_size}")
-    rendered: dict[tuple[Message, ...], tuple[str, list[int]]] = {}
+    rendered: dict[tuple[int, ...], tuple[str, list[int]]] = {}
 
     def render(turns: Sequence[Message]) -> tuple[str, list[int]]:
-        key = tuple(turns)
+        key = tuple(map(id, turns))  # messages may hold what cannot be hashed
         if key not in rendered:
             text = template.render(turns)
             rendered[key] = text, [*earlier, *runner.tokenizer.encode(text, add_bos=not earlier)]
@@ -119,28 +130,26 @@ def kept_tokens(options: Options, runner: Runner, num_ctx: int, prompt_tokens: i
 
 def template_of(model: StoredModel, runner: Runner) -> PromptTemplate:
     """The template that builds this model's prompts: its own Go template, else the Jinja one of its file."""
-    if model.uses_go_template or not model.chat_template:
-        return go_prompt(model.template or DEFAULT_TEMPLATE)
-    bundle, text = runner.bundle, runner.tokenizer.token_text
-    bos = text(bundle.bos_token) if bundle.bos_token is not None else ""
-    return jinja_prompt(model.chat_template, bos, text(bundle.eos_tokens[0]))
+    bundle, text = runner.bundle, runner.tokenizer.spelling
+    return compiled(
+        model.template if model.uses_go_template else "",
+        model.chat_template,
+        text(bundle.bos_token),
+        text(bundle.eos_tokens[0]),
+    )
 
 
 @lru_cache(COMPILED_TEMPLATES)
-def jinja_prompt(source: str, bos: str, eos: str) -> JinjaPrompt:
-    """A compiled Jinja template."""
-    return JinjaPrompt(JinjaTemplate(source), bos, eos)
-
-
-@lru_cache(COMPILED_TEMPLATES)
-def go_prompt(source: str) -> GoPrompt:
-    """A compiled Go template."""
-    return GoPrompt(GoTemplate(source))
+def compiled(template: str, chat_template: str = "", bos: str = "", eos: str = "") -> JinjaPrompt | GoPrompt:
+    """A prompt builder, compiled once: the Go template's, else the chat template's, else the bare prompt."""
+    if template or not chat_template:
+        return GoPrompt(GoTemplate(template or DEFAULT_TEMPLATE))
+    return JinjaPrompt(JinjaTemplate(chat_template), bos, eos)
 
 
 def check_template(source: str) -> None:
     """Raise InvalidRequest if `source` is no Go template."""
     try:
-        go_prompt(source)
+        compiled(source)
     except InvalidTemplate as error:
         raise InvalidRequest(f"template error: {error}") from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.server.conftest import TINY
-from tests.server.daemon import Server
+from tests.server.daemon import Server, serving
 
 REQUESTS = 2000
 NAMES = [
@@ -173,20 +174,26 @@ def value(dice: random.Random, field: str) -> Any:
 
 
 @pytest.mark.slow
-def test_malformed_requests_get_clear_errors(tiny_server: Server) -> None:
+def test_malformed_requests_get_clear_errors(tmp_path: Path, tiny_gguf: Path) -> None:
+    with serving(tmp_path / "models") as server:
+        server.create(TINY, tiny_gguf)
+        bombard(server, tiny_gguf)
+
+
+def bombard(server: Server, gguf: Path) -> None:
     dice = random.Random(20)
     stream = bodies(dice)
     statuses: dict[int, int] = {}
     for _ in range(REQUESTS):
         path, body = next(stream)
         method = "DELETE" if path == "/api/delete" else "POST"
-        answer = tiny_server.client.request(method, path, content=body, timeout=30)
+        answer = server.client.request(method, path, content=body, timeout=30)
         statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
-        check(answer, path, body, tiny_server)
+        check(answer, path, body, server)
         if path in ("/api/delete", "/api/copy", "/api/create") and answer.status_code == 200:
-            restore(tiny_server)
+            restore(server, gguf)
     assert statuses[400] > REQUESTS / 4
-    answer = tiny_server.client.post(
+    answer = server.client.post(
         "/api/generate", json={"model": TINY, "prompt": "hi", "stream": False, "options": {"num_predict": 2}}
     )
     assert answer.status_code == 200
@@ -203,12 +210,13 @@ def check(answer: httpx.Response, path: str, body: bytes, server: Server) -> Non
         assert answer.json()["error"], about
 
 
-def restore(server: Server) -> None:
+def restore(server: Server, gguf: Path) -> None:
     """Put back what a request that was valid after all has removed or added."""
     names = {model["name"] for model in server.client.get("/api/tags").json()["models"]}
-    assert names, "the fixture's model was deleted: give the generator no right name for it"
     for name in names - {f"{TINY}:latest"}:
         server.client.request("DELETE", "/api/delete", json={"model": name})
+    if f"{TINY}:latest" not in names:
+        server.create(TINY, gguf)
 
 
 PATHS = [
