@@ -86,16 +86,16 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
         epsilon=_number(metadata, "attention.layer_norm_rms_epsilon"),
         attention_scale=_number(metadata, "attention.scale", head_dim**-0.5),
         rope_base=_number(metadata, "rope.freq_base", 10000.0),
-        rope_scale=_number(metadata, "rope.scaling.factor", _number(metadata, "rope.scale_linear", 1.0)),
+        rope_scale=_rope_scale(metadata),
         vocab_size=len(metadata.get("tokenizer.ggml.tokens", ())),
         tied="output.weight" not in tensors,
     )
+    if heads % config.kv_heads:
+        raise NotGGUF(f"a damaged model: {heads} heads share {config.kv_heads} key heads")
     if _integer(metadata, "attention.value_length", head_dim) != head_dim:
         raise UnsupportedModel("llama.attention.value_length other than key_length", ("equal lengths",))
     if _integer(metadata, "rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedModel("rotation of a part of each head (llama.rope.dimension_count)", ("whole heads",))
-    if heads % config.kv_heads:
-        raise NotGGUF(f"a damaged model: {heads} heads share {config.kv_heads} key heads")
     if head_dim % 16:
         raise UnsupportedModel(f"a head size of {head_dim}", ("multiples of 16",))
     _check_tensors(config, tensors)
@@ -233,6 +233,8 @@ def _refuse_unknown(metadata: Mapping[str, Any]) -> None:
 
 
 def _check_tensors(config: Config, tensors: Mapping[str, TensorInfo]) -> None:
+    if config.layers > len(tensors):
+        raise NotGGUF(f"a damaged model: {config.layers} layers, but only {len(tensors)} tensors")
     expected, optional = expected_shapes(config), optional_shapes(config)
     for name, shape in expected.items():
         if name not in tensors:
@@ -246,8 +248,19 @@ def _check_tensors(config: Config, tensors: Mapping[str, TensorInfo]) -> None:
             raise NotGGUF(f"a damaged model: tensor {name} has shape {tensor.shape}, not {optional[name]}")
 
 
+def _rope_scale(metadata: Mapping[str, Any]) -> float:
+    """By how much positions are stretched; "linear" is llama.cpp's default type, and a factor of 0 means none."""
+    if metadata.get(f"{NAME}.rope.scaling.type") == "none":
+        return 1.0
+    names = ("rope.scaling.factor", "rope.scale_linear")
+    given = [name for name in names if metadata.get(f"{NAME}.{name}", 0) != 0]
+    return _number(metadata, given[0]) if given else 1.0
+
+
 def _integer(metadata: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = _lookup(metadata, name, default)
+    if isinstance(value, list):
+        raise UnsupportedModel(f"{NAME}.{name} that differs by layer", ("one value for all layers",))
     if type(value) is not int or not 0 < value < 1 << 24:
         raise NotGGUF(f"a damaged model: {NAME}.{name} is {str(value)[:40]}")
     return value
