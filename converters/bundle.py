@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import re
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -150,8 +149,18 @@ def _report(recipe: Recipe, started: float) -> dict[str, Any]:
     return {
         "weights": recipe.report(),
         "seconds": round(time.monotonic() - started, 2),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
     }
+
+
+def peak_bytes() -> int | None:
+    """The most memory this process had resident at once, where the system tells.
+
+    Not getrusage: its figure begins with what the parent had when it started this process.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def source_digest(path: Path) -> str:

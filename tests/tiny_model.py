@@ -57,9 +57,35 @@ def write_tiny_gguf(
     `tensor_type` is that of all matrices. `metadata` adds keys or, with None, leaves them out; so does `tensors`
     with float32 arrays [out, in].
     """
+    keys = tiny_keys(layers, hidden, heads, kv_heads, intermediate, context_length) | dict(metadata)
+    shapes = tiny_shapes(layers, hidden, heads, kv_heads, intermediate, len(tiny_tokens()), tied)
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray | None] = {
+        name: (1.5 * rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        if len(shape) == 2
+        else rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    writer = GGUFWriter(path, "llama")
+    for key, value in keys.items():
+        add_key(writer, key, value)
+    for name, array in {**arrays, **tensors}.items():
+        if array is not None:
+            add_tensor(writer, name, array, tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tiny_keys(
+    layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int, context_length: int
+) -> dict[str, Any]:
+    """The metadata of a llama model with the tiny vocabulary."""
     tokens = tiny_tokens()
     first_control = len(tokens) - len(CONTROL)
-    keys: dict[str, Any] = {
+    return {
         "general.name": "tiny",
         "llama.block_count": layers,
         "llama.context_length": context_length,
@@ -80,27 +106,7 @@ def write_tiny_gguf(
         "tokenizer.ggml.eos_token_id": first_control + 2,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": CHAT_TEMPLATE,
-        **metadata,
     }
-    shapes = tiny_shapes(layers, hidden, heads, kv_heads, intermediate, len(tokens), tied)
-    rng = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray | None] = {
-        name: (1.5 * rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
-        if len(shape) == 2
-        else rng.uniform(0.5, 1.5, shape).astype(np.float32)
-        for name, shape in shapes.items()
-    }
-    writer = GGUFWriter(path, "llama")
-    for key, value in keys.items():
-        add_key(writer, key, value)
-    for name, array in {**arrays, **tensors}.items():
-        if array is not None:
-            add_tensor(writer, name, array, tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def tiny_shapes(
