@@ -84,18 +84,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        meter = METER.get()
-        if isinstance(left, int) and isinstance(right, str | list | tuple):
-            left, right = (right, left) if operator == "*" else (left, right)
-        if operator == "*" and isinstance(left, str | list | tuple) and isinstance(right, int):
-            meter.fits(len(left) * right)
-        elif operator == "%" and isinstance(left, str):
-            _before_percent(meter, left, right)
-        elif operator == "+" and isinstance(left, str) and isinstance(right, str):
-            meter.fits(len(left) + len(right))
-        elif operator == "**" and isinstance(left, int) and isinstance(right, int) and abs(left) > 1:
-            meter.checked(right if right <= 64 else 2**64)
-        return meter.checked(super().call_binop(context, operator, left, right))
+        _before_operator(METER.get(), operator, left, right)
+        return METER.get().checked(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter = METER.get()
@@ -276,6 +266,20 @@ def _tojson(
 
 def _numbers_in(text: str) -> int:
     return sum(map(int, re.findall(r"\d+", text)))
+
+
+def _before_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
+    match operator:
+        case "*":
+            for sequence, count in ((left, right), (right, left)):
+                if isinstance(sequence, str | list | tuple) and isinstance(count, int):
+                    meter.fits(len(sequence) * count)
+        case "+" if isinstance(left, str) and isinstance(right, str):
+            meter.fits(len(left) + len(right))
+        case "%" if isinstance(left, str):
+            _before_percent(meter, left, right)
+        case "**" if isinstance(left, int) and isinstance(right, int) and abs(left) > 1:
+            meter.checked(2 ** min(right, 64))  # at least as large, and small enough to compute
 
 
 def _before_percent(meter: Meter, text: str, values: Any, /) -> None:
