@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
@@ -37,7 +38,7 @@ def _run_converter(arguments: list[str], statuses: Statuses) -> None:
         done = False
         try:
             for line in process.stdout:
-                event = json.loads(line)
+                event = _event(line)
                 if error := event.get("error"):
                     raise ConversionFailed(error)
                 done = done or bool(event.get("done"))
@@ -48,3 +49,11 @@ def _run_converter(arguments: list[str], statuses: Statuses) -> None:
             raise
     if not done:
         raise ConversionFailed(f"the converter ended without a result (exit code {process.returncode})")
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise ConversionFailed(f"the converter said something else than JSON: {line.strip()}") from error
+    return event

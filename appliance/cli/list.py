@@ -21,7 +21,7 @@ def list_models(prefix: str) -> None:
 
 def print_models(client: Client, prefix: str) -> None:
     """Write the table of the server's models to stdout."""
-    models = client.call("GET", "/api/tags")["models"]
+    models = client.call("GET", "/api/tags").get("models") or []
     click.echo(models_table(models, prefix, datetime.now(UTC)), nl=False)
 
 

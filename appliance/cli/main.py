@@ -29,7 +29,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     click.echo(f"appliance version is {__version__}")
     try:
         with connect() as client:
-            click.echo(f"Ollama API version is {client.call('GET', '/api/version')['version']}")
+            click.echo(f"Ollama API version is {client.call('GET', '/api/version').get('version', 'unknown')}")
     except Unreachable:
         click.echo("Warning: could not connect to a running appliance", err=True)
     context.exit()

@@ -16,7 +16,7 @@ from appliance.cli.formats import human_bytes, processor, relative_time, table
 def ps(prefix: str) -> None:
     """List the loaded models, or those whose name starts with PREFIX."""
     with connect() as client:
-        models = client.call("GET", "/api/ps")["models"]
+        models = client.call("GET", "/api/ps").get("models") or []
     click.echo(loaded_table(models, prefix, datetime.now(UTC)), nl=False)
 
 

@@ -24,6 +24,7 @@ class Server:
     url: str = ""
     replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
     stalls: dict[str, tuple[bytes, list[str]]] = field(default_factory=dict)
+    cuts: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def says(self, method: str, path: str, *events: Any, status: int = 200) -> None:
@@ -33,6 +34,10 @@ class Server:
     def stall(self, path: str, event: Any, log: list[str]) -> None:
         """Answer the next request to this path with one object and then nothing, until the client is gone."""
         self.stalls[path] = json.dumps(event).encode() + b"\n", log
+
+    def cut(self, path: str, event: Any) -> None:
+        """Answer the next request to this path with one object, and close the connection before its end."""
+        self.cuts[path] = json.dumps(event).encode() + b"\n"
 
     def asked(self, path: str) -> list[Any]:
         """The JSON bodies that came to this path."""
@@ -57,6 +62,13 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
                 self.wfile.write(stall[0])
                 self.connection.settimeout(20)
                 stall[1].append("client gone" if self.connection.recv(1) == b"" else "client spoke")
+                self.close_connection = True
+                return
+            if cut := script.cuts.pop(self.path, None):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(cut) + 1000))
+                self.end_headers()
+                self.wfile.write(cut)
                 self.close_connection = True
                 return
             status, body = script.replies.get(

@@ -92,6 +92,15 @@ def test_an_error_in_the_middle_of_an_answer(server: Server, appliance: Run, pip
     assert appliance("run", "m", "Hi") == Outcome(1, "Hel\n\n", "Error: out of memory\n")
 
 
+def test_a_server_that_dies_while_it_answers(server: Server, appliance: Run, piped: Callable[[str], None]) -> None:
+    piped("")
+    server.says("POST", "/api/show", SHOW)
+    server.cut("/api/generate", {"response": "Hel"})
+    outcome = appliance("run", "m", "Hi")
+    assert (outcome.code, outcome.out) == (1, "Hel\n\n")
+    assert outcome.err.startswith("Error: the server's answer broke off: ")
+
+
 def entry(*lines: str) -> str:
     """What is read when these lines are typed; every one must be consumed."""
     rest = list(lines)
