@@ -79,7 +79,7 @@ _U64 = SCALARS[10]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` is in numpy order (rows first), `offset` counts from the file's start, `size` is bytes.
+    """A tensor: `shape` in numpy order (rows first), `offset` from the start of the file, `size` in bytes.
 
     A type number that ggml did not have when this was written is called "type N" and has size 0.
     """

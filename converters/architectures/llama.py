@@ -160,17 +160,7 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     for index in range(config.layers):
         layer = f"blk.{index}"
         qkv = weights.linear(x, f"{layer}.attn_q", f"{layer}.attn_k", f"{layer}.attn_v")
-        x, *present = graph.node(
-            "GroupQueryAttention",
-            *(qkv, None, None, *past[index], seqlens, total, cos, sin, *[None] * 7, queries),
-            domain=MICROSOFT,
-            outputs=3,
-            num_heads=config.heads,
-            kv_num_heads=config.kv_heads,
-            scale=config.attention_scale,
-            do_rotary=1,
-            rotary_interleaved=1,
-        )
+        x, present = _attention(graph, qkv, past[index], (seqlens, total, cos, sin), queries, config)
         presents.append(present)
         last = index == config.layers - 1
         if last:  # from here on, only the rows whose logits are wanted
@@ -187,6 +177,29 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     for index, present in enumerate(presents):
         for kind, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present_{kind}.{index}", cache)
+
+
+def _attention(
+    graph: Graph,
+    qkv: ir.Value,
+    past: tuple[ir.Value, ...],
+    shared: tuple[ir.Value, ...],
+    queries: ir.Value,
+    config: Config,
+) -> tuple[ir.Value, list[ir.Value]]:
+    """Causal attention of packed, not yet rotated queries, keys and values, over the cache and into it."""
+    x, *present = graph.node(
+        "GroupQueryAttention",
+        *(qkv, None, None, *past, *shared, *[None] * 7, queries),
+        domain=MICROSOFT,
+        outputs=3,
+        num_heads=config.heads,
+        kv_num_heads=config.kv_heads,
+        scale=config.attention_scale,
+        do_rotary=1,
+        rotary_interleaved=1,
+    )
+    return x, present
 
 
 def _add_norm(
