@@ -165,9 +165,7 @@ class Settings:
         str,
         "Address to listen on, also as host:port or URL; `:port` is every interface",
     )
-    port: int = _setting(
-        DEFAULT_PORT, "OLLAMA_HOST", _integer(0, 65535), "Port to listen on; 0 picks a free one"
-    )
+    port: int = _setting(DEFAULT_PORT, "OLLAMA_HOST", _integer(0, 65535), "Port to listen on; 0 picks a free one")
     models: Path = _setting(  # noqa: RUF009
         Path("~/.ollama/models"),
         "OLLAMA_MODELS",
@@ -198,26 +196,20 @@ class Settings:
     max_loaded_models: int = _setting(
         0, "OLLAMA_MAX_LOADED_MODELS", _integer(0), "Models loaded at the same time; 0 leaves it to memory"
     )
-    max_queue: int = _setting(
-        512, "OLLAMA_MAX_QUEUE", _integer(0), "Requests that may wait; one more is answered 503"
-    )
+    max_queue: int = _setting(512, "OLLAMA_MAX_QUEUE", _integer(0), "Requests that may wait; one more is answered 503")
     origins: tuple[str, ...] = _setting(
         (), "OLLAMA_ORIGINS", _list, "Browser origins allowed besides the local ones, separated by commas"
     )
     debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 logs more, 2 logs every step")
     noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
-    nohistory: bool = _setting(
-        False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`"
-    )
+    nohistory: bool = _setting(False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`")
     provider: str = _setting(
         "auto",
         "APPLIANCE_PROVIDER",
         _one_of(PROVIDERS),
         f"ONNX Runtime execution provider: {', '.join(PROVIDERS)}",
     )
-    threads: int = _setting(
-        0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core"
-    )
+    threads: int = _setting(0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core")
     prefill_chunk_tokens: int = _setting(
         256,
         "APPLIANCE_PREFILL_CHUNK_TOKENS",
@@ -251,9 +243,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
     return Path(base).expanduser() / "edge-appliance" / "config.toml"
 
 
-def load_settings(
-    flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path | None = None
-) -> Settings:
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str], config_file: Path | None = None) -> Settings:
     """Settings from all four sources. Flags are text by field name; None and absent flags say nothing.
 
     `config_file` None reads the default one if it is there. Raises InvalidSetting for a config file that is

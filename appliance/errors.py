@@ -158,9 +158,7 @@ class NotEnoughDisk(ApplianceError):
     """The file system has too little room for what is to be written."""
 
     def __init__(self, needed: int, available: int) -> None:
-        super().__init__(
-            f"not enough disk space: {needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available"
-        )
+        super().__init__(f"not enough disk space: {needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available")
         self.needed = needed
         self.available = available
 

@@ -32,9 +32,7 @@ def entry(name: str, dims: tuple[int, ...], kind: int = 0, offset: int = 0) -> b
 
 
 def gguf(pairs: list[bytes] = [], tensors: list[bytes] = [], data: bytes = b"", version: int = 3) -> bytes:  # noqa: B006
-    raw = (
-        b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(tensors)
-    )
+    raw = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(tensors)
     return raw + b"\0" * (-len(raw) % 32) + data
 
 
@@ -196,9 +194,7 @@ def test_text_that_is_not_utf8_does_not_stop_the_reading(write) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8))
-def test_damaged_files_raise_only_our_errors(
-    good: Path, tmp_path: Path, places: list[tuple[int, int]]
-) -> None:
+def test_damaged_files_raise_only_our_errors(good: Path, tmp_path: Path, places: list[tuple[int, int]]) -> None:
     raw = bytearray(good.read_bytes())
     for place, value in places:
         raw[place % len(raw)] = value

@@ -16,9 +16,7 @@ ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "systemd" / "appliance.service"
 WORST_EXPOSURE = 3.0  # systemd calls 2 to 4 "OK", 0 to 2 "safe"
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
-)
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

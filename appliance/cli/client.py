@@ -111,9 +111,7 @@ class Client:
     def upload(self, digest: str, chunks: Iterator[bytes], size: int) -> None:
         """Send a blob of `size` bytes."""
         with _named_errors():
-            response = self._http.post(
-                f"/api/blobs/{digest}", content=chunks, headers={"Content-Length": str(size)}
-            )
+            response = self._http.post(f"/api/blobs/{digest}", content=chunks, headers={"Content-Length": str(size)})
         _raise_for(response)
 
 

@@ -54,10 +54,13 @@ def _sections(facts: Mapping[str, Any], verbose: bool) -> Iterator[tuple[str, _R
     if verbose:
         info = facts.get("model_info") or {}
         yield "Metadata", [(key, _value(info[key])) for key in sorted(info)]
-        yield "Tensors", [
-            (tensor["name"], tensor["type"], "[" + " ".join(map(str, tensor["shape"])) + "]")
-            for tensor in facts.get("tensors") or ()
-        ]
+        yield (
+            "Tensors",
+            [
+                (tensor["name"], tensor["type"], "[" + " ".join(map(str, tensor["shape"])) + "]")
+                for tensor in facts.get("tensors") or ()
+            ],
+        )
     yield "System", _preview(facts.get("system", ""))
     yield "License", _preview(facts.get("license", ""))
 

@@ -135,9 +135,7 @@ class _Reader:
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             reason = "it is big-endian" if swapped in VERSIONS else f"version {version}"
-            raise NotGGUF(
-                f"a GGUF file that cannot be read: {reason}; supported: little-endian, version 2 and 3"
-            )
+            raise NotGGUF(f"a GGUF file that cannot be read: {reason}; supported: little-endian, version 2 and 3")
         tensor_count, key_count = self.scalar(_U64), self.scalar(_U64)
         self.need(key_count * 13 + tensor_count * 24)  # the least that so many entries can take
         metadata = self.metadata(key_count)
@@ -219,9 +217,7 @@ class _Reader:
         if end > self.size:
             raise TruncatedGGUF(self.what, end, self.size)
         if end > MAX_HEADER_BYTES:
-            raise NotGGUF(
-                f"a damaged GGUF file: the header exceeds {MAX_HEADER_BYTES:,} bytes at {self.what}"
-            )
+            raise NotGGUF(f"a damaged GGUF file: the header exceeds {MAX_HEADER_BYTES:,} bytes at {self.what}")
 
 
 def _locate(
@@ -236,9 +232,7 @@ def _locate(
         raise NotGGUF(f"a damaged GGUF file: {label} is not aligned to {alignment} bytes")
     type_name, block_values, block_bytes = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
     if (shape[-1] if shape else 1) % block_values:
-        raise NotGGUF(
-            f"a damaged GGUF file: {label} has rows of {shape[-1] if shape else 1} in {type_name} blocks"
-        )
+        raise NotGGUF(f"a damaged GGUF file: {label} has rows of {shape[-1] if shape else 1} in {type_name} blocks")
     size = prod(shape) // block_values * block_bytes
     start = data_offset + offset
     if start + size > file_size:

@@ -71,9 +71,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
                 self.wfile.write(cut)
                 self.close_connection = True
                 return
-            status, body = script.replies.get(
-                (self.command, self.path), (404, b'{"error": "404 page not found"}')
-            )
+            status, body = script.replies.get((self.command, self.path), (404, b'{"error": "404 page not found"}'))
             if b'"stream":false' in asked:
                 body = body[body.rfind(b"\n", 0, -1) + 1 :]
             self.send_response(status)

@@ -46,7 +46,10 @@ def test_what_the_converters_refuse_is_shown(appliance: Run, tmp_path: Path) -> 
     [
         ("exit 3", "Error: the converter ended without a result (exit code 3)"),
         ("kill -9 $$", "Error: the converter ended without a result (exit code -9)"),
-        ("echo Segmentation fault; exec sleep 60", "Error: the converter said something else than JSON: Segmentation fault"),
+        (
+            "echo Segmentation fault; exec sleep 60",
+            "Error: the converter said something else than JSON: Segmentation fault",
+        ),
     ],
 )
 def test_converters_that_break_down(

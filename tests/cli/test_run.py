@@ -70,9 +70,7 @@ def test_flags_reach_the_request(model: Server, appliance: Run, piped: Callable[
     assert "eval rate:            2.00 tokens/s" in outcome.err
 
 
-def test_forever_is_sent_as_a_negative_number(
-    model: Server, appliance: Run, piped: Callable[[str], None]
-) -> None:
+def test_forever_is_sent_as_a_negative_number(model: Server, appliance: Run, piped: Callable[[str], None]) -> None:
     piped("")
     appliance("run", "m", "Hi", "--keepalive=-1", "--think=low")
     assert model.asked("/api/generate")[0]["keep_alive"] == -1

@@ -62,27 +62,30 @@ def test_verbose_adds_metadata_and_tensors() -> None:
         "tensors": [{"name": "blk.0.attn_q.weight", "type": "F16", "shape": [42, 3117]}],
     }
     assert show_text(facts).count("\n\n") == 1
-    assert show_text(facts, verbose=True).splitlines() == (
-        "  Model\n"
-        "    architecture    test    \n"
-        "    parameters      8B      \n"
-        "    quantization    FP16    \n"
-        "\n"
-        "  Metadata\n"
-        "    general.architecture       test                              \n"
-        "    general.parameter_count    8e+09                             \n"
-        "    some.false_bool            false                             \n"
-        "    some.nothing               <nil>                             \n"
-        "    some.scale                 1e-05                             \n"
-        "    some.true_bool             true                              \n"
-        "    tokens.few                 [a b]                             \n"
-        "    tokens.long                [a very long token ...+1 more]    \n"
-        "    tokens.many                [1 2 3 ...+3 more]                \n"
-        "\n"
-        "  Tensors\n"
-        "    blk.0.attn_q.weight    F16    [42 3117]    \n"
-        "\n"
-    ).splitlines()
+    assert (
+        show_text(facts, verbose=True).splitlines()
+        == (
+            "  Model\n"
+            "    architecture    test    \n"
+            "    parameters      8B      \n"
+            "    quantization    FP16    \n"
+            "\n"
+            "  Metadata\n"
+            "    general.architecture       test                              \n"
+            "    general.parameter_count    8e+09                             \n"
+            "    some.false_bool            false                             \n"
+            "    some.nothing               <nil>                             \n"
+            "    some.scale                 1e-05                             \n"
+            "    some.true_bool             true                              \n"
+            "    tokens.few                 [a b]                             \n"
+            "    tokens.long                [a very long token ...+1 more]    \n"
+            "    tokens.many                [1 2 3 ...+3 more]                \n"
+            "\n"
+            "  Tensors\n"
+            "    blk.0.attn_q.weight    F16    [42 3117]    \n"
+            "\n"
+        ).splitlines()
+    )
 
 
 def test_parameters() -> None:

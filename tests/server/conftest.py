@@ -26,7 +26,7 @@ def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = np.random.default_rng(1).standard_normal((len(tiny_tokens()), 64)).astype(np.float32)
     head[-len(CONTROL) :] = 0
     path = tmp_path_factory.mktemp("gguf") / "endless.gguf"
-    return write_tiny_gguf(path, hidden=64, tensors={"output.weight": head})
+    return write_tiny_gguf(path, hidden=64, context_length=100_000, tensors={"output.weight": head})
 
 
 @pytest.fixture(scope="session")
