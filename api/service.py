@@ -56,7 +56,7 @@ class InferenceService(Protocol):
     async def has_blob(self, digest: str) -> bool:
         """Whether the blob is in the store."""
 
-    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes], length: int | None = None) -> bool:
         """Store a blob. True: created; False: it was there, `chunks` were not read."""
 
 

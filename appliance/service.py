@@ -160,11 +160,14 @@ class Service:
         """Whether a blob is in the store; raises InvalidRequest for a malformed digest."""
         return await asyncio.to_thread(self._store.blobs.has, digest)
 
-    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
-        """Store an upload. False: it was there and nothing was read. Raises DigestMismatch, NotEnoughDisk."""
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes], length: int | None = None) -> bool:
+        """Store an upload of `length` bytes, if that is known. False: it was there and nothing was read.
+
+        Raises DigestMismatch, NotEnoughDisk.
+        """
         if await self.has_blob(digest):
             return False
-        writer = await asyncio.to_thread(self._store.blobs.writer, digest)
+        writer = await asyncio.to_thread(self._store.blobs.writer, digest, length)
         try:
             async for chunk in chunks:
                 await asyncio.to_thread(writer.write, chunk)

@@ -25,7 +25,9 @@ async def probe(digest: FromPath[str], service: Injected) -> None:
 @post("/api/blobs/{digest:str}", status_code=201, operation_class=UploadOperation, responses=ERRORS)
 async def upload(digest: FromPath[str], request: BodyRequest, service: Injected) -> Response[None]:
     """Store the body, of any length, under its digest. 200 and unread when it is there already."""
-    created = await service.put_blob(checked(digest), request.stream())
+    announced = request.headers.get("content-length", "")
+    length = int(announced) if announced.isdecimal() else None
+    created = await service.put_blob(checked(digest), request.stream(), length)
     return Response(None, status_code=201 if created else 200, media_type=MediaType.TEXT)
 
 

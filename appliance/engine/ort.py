@@ -24,7 +24,10 @@ class OrtBackend:
         self.capacity = bundle.context_length
         self.vocab_size = bundle.vocab_size
         self.provider = provider.label
-        self.memory_bytes = (folder / files.WEIGHTS).stat().st_size
+        try:
+            self.memory_bytes = (folder / files.WEIGHTS).stat().st_size
+        except OSError as error:
+            raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
         self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
         providers = [provider.name] if provider is CPU else [provider.name, CPU.name]
         try:

@@ -118,7 +118,7 @@ class FakeService:
         self._record("has_blob", digest)
         return digest == BLOB
 
-    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> bool:
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes], length: int | None = None) -> bool:
         self._record("put_blob", digest)
         self.begun.set()
         try:

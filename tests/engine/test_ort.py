@@ -1,0 +1,117 @@
+"""The ONNX Runtime backend on a tiny model: however rows are cut and grouped, the logits are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from appliance.bundle import MODEL, WEIGHTS, read_description
+from appliance.engine import providers
+from appliance.engine.backend import Row
+from appliance.engine.ort import OrtBackend
+from appliance.errors import ApplianceError, ModelFileError
+from tests.tiny_model import write_tiny_bundle
+
+TOKENS = tuple(int(token) for token in np.random.default_rng(2).integers(0, 256, 40))
+CLOSE = 2e-5
+
+
+@pytest.fixture(scope="module", params=["fp32", "exact"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    write_tiny_bundle(folder, request.param)
+    return folder
+
+
+@pytest.fixture
+def backend(bundle: Path) -> Iterator[OrtBackend]:
+    backend = OrtBackend(bundle, read_description(bundle), slots=4, provider=providers.CPU, threads=1)
+    yield backend
+    backend.close()
+
+
+def prefill(backend: OrtBackend, slot: int, tokens: tuple[int, ...], chunks: tuple[int, ...]) -> np.ndarray:
+    """Logits of the last token, run in chunks of the given sizes."""
+    past = 0
+    for size in chunks:
+        logits = backend.run([Row(slot, past, tokens[past : past + size])])[0].copy()
+        past += size
+    assert past == len(tokens)
+    return logits
+
+
+@pytest.mark.parametrize("chunks", [(20, 20), (13, 25, 2), (2,) * 20, (8,) * 5])
+def test_chunked_prefill_gives_the_same_logits(backend: OrtBackend, chunks: tuple[int, ...]) -> None:
+    whole = prefill(backend, 0, TOKENS, (40,))
+    assert np.abs(prefill(backend, 1, TOKENS, chunks) - whole).max() <= CLOSE
+
+
+def test_rows_of_different_length_do_not_meet(backend: OrtBackend) -> None:
+    alone = [prefill(backend, 0, TOKENS[:length], (length,)) for length in (7, 19, 30)]
+    rows = [Row(slot, 0, TOKENS[:length]) for slot, length in zip((0, 1, 3), (7, 19, 30), strict=True)]
+    together = backend.run(rows)
+    for mine, theirs in zip(alone, together, strict=True):
+        assert np.abs(mine - theirs).max() <= CLOSE
+
+
+def test_a_slot_that_sits_a_run_out_keeps_its_cache(backend: OrtBackend) -> None:
+    expected = prefill(backend, 1, TOKENS, (30, 10))
+    prefill(backend, 1, TOKENS[:30], (30,))
+    for past in range(5):  # rows 0 and 2 run, row 1 between them is bound but idle
+        backend.run([Row(0, past, TOKENS[past : past + 1]), Row(2, past, TOKENS[past : past + 1])])
+    logits = backend.run([Row(1, 30, TOKENS[30:])])[0]
+    assert np.abs(logits - expected).max() <= CLOSE
+
+
+def test_a_smaller_past_forgets(backend: OrtBackend) -> None:
+    expected = prefill(backend, 0, TOKENS[:20], (20,))
+    prefill(backend, 0, TOKENS, (40,))
+    again = backend.run([Row(0, 10, TOKENS[10:20])])[0]
+    assert np.abs(again - expected).max() <= CLOSE
+
+
+def test_decoding_is_prefill_one_by_one(backend: OrtBackend, bundle: Path) -> None:
+    whole = prefill(backend, 0, TOKENS, (40,))
+    steps = prefill(backend, 1, TOKENS, (1,) * 40)
+    loose = CLOSE if read_description(bundle).recipe == "fp32" else 0.5  # one row takes another integer kernel
+    assert np.abs(whole - steps).max() <= loose
+
+
+def test_a_damaged_graph_is_an_error_without_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    bundle = write_tiny_bundle(folder)
+    (folder / MODEL).write_bytes(b"not a graph")
+    with pytest.raises(ModelFileError) as caught:
+        OrtBackend(folder, bundle, slots=1, provider=providers.CPU, threads=1)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    bundle = write_tiny_bundle(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ModelFileError, match="missing"):
+        OrtBackend(folder, bundle, slots=1, provider=providers.CPU, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "available", "chosen"),
+    [
+        ("auto", ["CPUExecutionProvider"], "CPU"),
+        ("auto", ["DmlExecutionProvider", "CPUExecutionProvider"], "DirectML"),
+        ("auto", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDA"),
+        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CPU"),
+    ],
+)
+def test_the_best_provider_present_is_chosen(setting: str, available: list[str], chosen: str) -> None:
+    assert providers.choose(setting, available).label == chosen
+
+
+def test_an_absent_or_unknown_provider_is_an_error_that_names_what_there_is() -> None:
+    with pytest.raises(ApplianceError, match="present: cpu"):
+        providers.choose("cuda", ["CPUExecutionProvider"])
+    with pytest.raises(ApplianceError, match="one of: auto, cuda, directml, cpu"):
+        providers.choose("tpu", ["CPUExecutionProvider"])

@@ -1,0 +1,231 @@
+"""Loaded models: sharing, eviction, memory, keep-alive, and clients that leave while a model loads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config import Settings
+from appliance.conversion import Converter
+from appliance.core import CreateRequest
+from appliance.errors import EngineStopped, NotEnoughMemory, ServerBusy
+from appliance.manager import Manager, Runner
+from appliance.options import Options, merge
+from appliance.store.create import assemble, commit
+from appliance.store.store import Store, StoredModel
+from tests.tiny_model import write_tiny_gguf
+
+NAMES = ("a", "b", "c")
+Scenario = Callable[["World"], Coroutine[Any, Any, None]]
+
+
+class World:
+    """A store of three tiny models and a manager over it."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.store = Store(root)
+        self.manager = Manager(settings, Converter())
+
+    def model(self, name: str) -> StoredModel:
+        return self.store.model(name)
+
+    async def use(self, name: str, *, keep_alive_s: float | None = None, **options: Any) -> Runner:
+        """Load (or find) a model and let go of it again."""
+        async with self.manager.lease(self.model(name), chosen(**options), keep_alive_s) as runner:
+            return runner
+
+    @property
+    def loaded(self) -> set[str]:
+        return {runner.model.name.model for runner in self.manager.runners}
+
+
+def chosen(**options: Any) -> Options:
+    return merge({}, options, logprobs=False, top=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    store = Store(folder / "models")
+    for seed, name in enumerate(NAMES):
+        gguf = write_tiny_gguf(folder / f"{name}.gguf", seed=seed)
+        digest = store.blobs.add_file(gguf)
+        steps = assemble(store, CreateRequest(name, files={"x.gguf": digest}))
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            list(commit(store, end.value))
+    store.copy("a", "alias")
+    return folder / "models"
+
+
+@pytest.fixture
+def play(root: Path) -> Callable[..., None]:
+    """Run a scenario in a world with the given settings."""
+
+    def run(scenario: Scenario, **settings: Any) -> None:
+        async def main() -> None:
+            world = World(root, replace(Settings(models=root), threads=1, **settings))
+            try:
+                await asyncio.wait_for(scenario(world), 60)
+            finally:
+                await world.manager.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+Play = Callable[..., None]
+
+
+def test_names_that_share_weights_share_a_runner(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        first = await world.use("a")
+        assert await world.use("alias") is first
+        assert world.loaded == {"alias"}, "the last name used is shown"
+
+    play(scenario)
+
+
+def test_requests_at_once_load_once(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        runners = await asyncio.gather(*(world.use("a") for _ in range(8)))
+        assert len(set(map(id, runners))) == 1
+
+    play(scenario)
+
+
+def test_the_longest_idle_model_makes_room(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        for name in ("a", "b", "a", "c"):
+            await world.use(name)
+        assert world.loaded == {"a", "c"}
+
+    play(scenario, max_loaded_models=2)
+
+
+def test_a_busy_model_is_waited_for(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        async with world.manager.lease(world.model("a"), chosen(), None):
+            waiting = asyncio.create_task(world.use("b"))
+            await asyncio.sleep(0.2)
+            assert world.loaded == {"a"}
+            assert not waiting.done()
+        await waiting
+        assert world.loaded == {"b"}
+
+    play(scenario, max_loaded_models=1)
+
+
+def test_memory_decides_how_many_slots_there_are(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        runner = await world.use("a", num_ctx=512)
+        slot = runner.bundle.kv_bytes_per_token * 512
+        fixed = runner.reserved_bytes - 4 * slot
+        play_budget.append(fixed + 2 * slot)
+
+    play_budget: list[int] = []
+    play(scenario)
+
+    async def tight(world: World) -> None:
+        runner = await world.use("a", num_ctx=512)
+        assert runner.engine.backend.slots == 2
+
+    play(tight, memory_budget_bytes=play_budget[0])
+
+    async def hopeless(world: World) -> None:
+        with pytest.raises(NotEnoughMemory, match="requires more system memory"):
+            await world.use("a", num_ctx=512)
+
+    play(hopeless, memory_budget_bytes=10 * 2**20)
+
+
+def test_other_load_options_load_again_and_num_ctx_does_not(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        first = await world.use("a")
+        assert await world.use("a", num_ctx=64) is first
+        second = await world.use("a", num_thread=2)
+        assert second is not first
+        assert not first.engine.alive
+        assert world.loaded == {"a"}
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("keep_alive_s", "stays"), [(0.0, False), (0.05, False), (float("inf"), True)])
+def test_keep_alive_counts_from_the_last_use(play: Play, keep_alive_s: float, stays: bool) -> None:
+    async def scenario(world: World) -> None:
+        async with world.manager.lease(world.model("a"), chosen(), keep_alive_s):
+            await asyncio.sleep(0.1)
+            assert world.loaded == {"a"}, "never while in use"
+        for _ in range(100):
+            if not world.loaded:
+                break
+            await asyncio.sleep(0.01)
+        assert bool(world.loaded) is stays
+
+    play(scenario)
+
+
+def test_unload_waits_for_requests(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        async with world.manager.lease(world.model("a"), chosen(), None) as runner:
+            await world.manager.unload(world.model("a"))
+            assert runner.engine.alive
+        await asyncio.sleep(0.2)
+        assert not world.loaded
+
+    play(scenario)
+
+
+def test_a_dead_engine_is_replaced(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        first = await world.use("a")
+        await asyncio.to_thread(first.engine.close)
+        assert (await world.use("a")).engine.alive
+
+    play(scenario)
+
+
+def test_a_client_that_leaves_while_the_model_loads_leaves_nothing_behind(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        for delay_s in (0.0, 0.001, 0.01, 0.05):
+            loading = asyncio.create_task(world.use("a"))
+            await asyncio.sleep(delay_s)
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        runner = await world.use("a")
+        assert runner.active == 0
+        assert (await world.use("a")) is runner
+
+    play(scenario)
+
+
+def test_pending_loads_are_bounded(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        async with world.manager.lease(world.model("a"), chosen(), None):
+            waiting = [asyncio.create_task(world.use("b")) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(ServerBusy):
+                await world.use("c")
+        await asyncio.gather(*waiting)
+
+    play(scenario, max_loaded_models=1, max_queue=2)
+
+
+def test_nothing_loads_after_close(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        await world.use("a")
+        await world.manager.close()
+        assert not world.loaded
+        with pytest.raises(EngineStopped, match="shutting down"):
+            await world.use("a")
+
+    play(scenario)
