@@ -21,9 +21,8 @@ from appliance.bundle import Bundle, read_description
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import FOREVER_S
-from appliance.engine import providers
 from appliance.engine.engine import Engine
-from appliance.engine.ort import OrtBackend
+from appliance.engine.ort import open_backend
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
 from appliance.options import Options, context_tokens
 from appliance.prompt.tokenizer import Tokenizer
@@ -226,8 +225,7 @@ class Manager:
     def _open(self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions) -> tuple[Engine, Tokenizer]:
         folder = model.bundle_path(self._settings.recipe)
         tokenizer = Tokenizer.load(folder, bundle)
-        provider = providers.choose(wanted.provider)
-        backend = OrtBackend(folder, bundle, slots=slots, provider=provider, threads=wanted.threads)
+        backend = open_backend(folder, bundle, slots=slots, setting=wanted.provider, threads=wanted.threads)
         engine = Engine(
             backend,
             tokenizer,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
+from appliance.bundle import Bundle
 from appliance.core import ChatRequest, GenerateRequest, Message
 from appliance.errors import InvalidRequest, InvalidTemplate, PromptTooLong
 from appliance.generation import Prompt
@@ -115,17 +116,16 @@ def cut(
         return tuple(tokens)
     if request.shift is False or not request.truncate:
         raise PromptTooLong(len(tokens), limit)
-    keep = kept_tokens(options, runner, num_ctx, len(tokens))
+    wanted = kept_tokens(options.sampling.num_keep, runner.bundle)
+    keep = min(len(tokens) if wanted < 0 else wanted, num_ctx - 2)
     total = num_ctx - max((num_ctx - keep) // 2, 1)
     log.warning("cut a prompt of %d tokens to %d: the first %d and the last ones", len(tokens), total, keep)
     return (*tokens[:keep], *tokens[len(tokens) - (total - keep) :])
 
 
-def kept_tokens(options: Options, runner: Runner, num_ctx: int, prompt_tokens: int) -> int:
-    """How many tokens from the start survive a cut: num_keep (negative: all), and the BOS on top."""
-    wanted = options.sampling.num_keep
-    keep = prompt_tokens if wanted < 0 else wanted + runner.bundle.add_bos
-    return max(0, min(keep, num_ctx - 2))
+def kept_tokens(num_keep: int, bundle: Bundle) -> int:
+    """How many tokens from the start survive a cut or a shift: the BOS counts on top; negative is the whole prompt."""
+    return num_keep + bundle.add_bos if num_keep >= 0 else num_keep
 
 
 def template_of(model: StoredModel, runner: Runner) -> PromptTemplate:

@@ -31,7 +31,7 @@ from appliance.core import (
 from appliance.errors import Forbidden, InvalidRequest, ModelNotFound, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager, Runner
-from appliance.prompting import chat_prompt, check_template, generate_prompt
+from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
 from appliance.store import create as creation
 from appliance.store.blobs import hex_of
 from appliance.store.names import is_cloud
@@ -192,9 +192,10 @@ class Service:
             if request.render_only:
                 yield Reply(rendered=prompt.text)
                 return
+            sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
             answer = generate(
-                runner.engine, runner.tokenizer, prompt, chosen.sampling, num_ctx, shift=shift, stopwatch=stopwatch
+                runner.engine, runner.tokenizer, prompt, sampling, num_ctx, shift=shift, stopwatch=stopwatch
             )
             async with contextlib.aclosing(answer) as replies:
                 async for reply in replies:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,24 @@ from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row
-from appliance.engine.providers import CPU, Provider, session_options
+from appliance.engine.providers import Provider, candidates, session_options
 from appliance.errors import ModelFileError
+
+log = logging.getLogger(__name__)
+
+
+def open_backend(folder: Path, bundle: Bundle, *, slots: int, setting: str, threads: int) -> OrtBackend:
+    """The backend on the first execution provider for `setting` that can run the graph.
+
+    Raises ModelFileError when none can; says in the log why a better one is passed over.
+    """
+    *better, last = candidates(setting)
+    for provider in better:
+        try:
+            return OrtBackend(folder, bundle, slots=slots, provider=provider, threads=threads)
+        except ModelFileError as error:
+            log.warning("%s cannot run this model, trying the next provider: %s", provider.label, error)
+    return OrtBackend(folder, bundle, slots=slots, provider=last, threads=threads)
 
 
 class OrtBackend:
@@ -29,10 +46,9 @@ class OrtBackend:
         except OSError as error:
             raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
         self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
-        providers = [provider.name] if provider is CPU else [provider.name, CPU.name]
         try:
             self._session = ort.InferenceSession(
-                str(folder / files.MODEL), session_options(threads), providers=providers
+                str(folder / files.MODEL), session_options(provider, threads), providers=[provider.name]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, folder)}") from error

@@ -27,31 +27,36 @@ DIRECTML = Provider("directml", "DmlExecutionProvider", "DirectML", "cpu")  # th
 BEST_FIRST = (CUDA, DIRECTML, CPU)
 
 
-def choose(setting: str, available: list[str] | None = None) -> Provider:
-    """The provider for `setting` ("auto" takes the best present).
+def candidates(setting: str, available: list[str] | None = None) -> list[Provider]:
+    """The providers to try for `setting`, best first: the one that is named, or for "auto" all that are present.
 
-    Raises ApplianceError when the provider is unknown or this ONNX Runtime build does not have it.
+    Raises ApplianceError when the named provider is unknown or this ONNX Runtime build does not have it.
     """
-    present = ort.get_available_providers() if available is None else available
+    installed = ort.get_available_providers() if available is None else available
+    present = [provider for provider in BEST_FIRST if provider.name in installed]
     if setting == "auto":
-        return next(provider for provider in BEST_FIRST if provider.name in present)
-    for provider in BEST_FIRST:
-        if provider.setting == setting:
-            if provider.name not in present:
-                raise ApplianceError(
-                    f"execution provider {setting} is not in this build of ONNX Runtime; present: "
-                    + ", ".join(p.setting for p in BEST_FIRST if p.name in present)
-                )
-            return provider
-    names = ", ".join(("auto", *(p.setting for p in BEST_FIRST)))
-    raise ApplianceError(f"unknown execution provider {setting!r}; one of: {names}")
+        return present
+    named = [provider for provider in BEST_FIRST if provider.setting == setting]
+    if not named:
+        names = ", ".join(("auto", *(provider.setting for provider in BEST_FIRST)))
+        raise ApplianceError(f"unknown execution provider {setting!r}; one of: {names}")
+    if named[0] not in present:
+        names = ", ".join(provider.setting for provider in present)
+        raise ApplianceError(f"execution provider {setting} is not in this build of ONNX Runtime; present: {names}")
+    return named
 
 
-def session_options(threads: int) -> Any:
-    """Session options for one model: `threads` intra-op threads, 0 for one per physical core."""
+def session_options(provider: Provider, threads: int) -> Any:
+    """Session options for one model: `threads` intra-op threads, 0 for one per physical core.
+
+    A graph that an accelerator cannot run whole is refused, not split: copying caches back and forth is slower
+    than the CPU alone.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or psutil.cpu_count(logical=False) or 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    if provider is not CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options

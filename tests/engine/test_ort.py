@@ -11,7 +11,7 @@ import pytest
 from appliance.bundle import MODEL, WEIGHTS, read_description
 from appliance.engine import providers
 from appliance.engine.backend import Row
-from appliance.engine.ort import OrtBackend
+from appliance.engine.ort import OrtBackend, open_backend
 from appliance.errors import ApplianceError, ModelFileError
 from tests.tiny_model import write_tiny_bundle
 
@@ -100,18 +100,28 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "available", "chosen"),
     [
-        ("auto", ["CPUExecutionProvider"], "CPU"),
-        ("auto", ["DmlExecutionProvider", "CPUExecutionProvider"], "DirectML"),
-        ("auto", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDA"),
-        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CPU"),
+        ("auto", ["CPUExecutionProvider"], ["CPU"]),
+        ("auto", ["DmlExecutionProvider", "CPUExecutionProvider"], ["DirectML", "CPU"]),
+        ("auto", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CUDA", "CPU"]),
+        ("cpu", ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPU"]),
     ],
 )
-def test_the_best_provider_present_is_chosen(setting: str, available: list[str], chosen: str) -> None:
-    assert providers.choose(setting, available).label == chosen
+def test_the_best_provider_present_is_tried_first(setting: str, available: list[str], chosen: list[str]) -> None:
+    assert [provider.label for provider in providers.candidates(setting, available)] == chosen
+
+
+def test_a_provider_that_fails_is_passed_over_aloud(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("appliance.engine.ort.candidates", lambda setting: [providers.CUDA, providers.CPU])
+    backend = open_backend(bundle, read_description(bundle), slots=1, setting="auto", threads=1)
+    backend.close()
+    assert backend.provider == "CPU"
+    assert "CUDA cannot run this model" in caplog.text
 
 
 def test_an_absent_or_unknown_provider_is_an_error_that_names_what_there_is() -> None:
     with pytest.raises(ApplianceError, match="present: cpu"):
-        providers.choose("cuda", ["CPUExecutionProvider"])
+        providers.candidates("cuda", ["CPUExecutionProvider"])
     with pytest.raises(ApplianceError, match="one of: auto, cuda, directml, cpu"):
-        providers.choose("tpu", ["CPUExecutionProvider"])
+        providers.candidates("tpu", ["CPUExecutionProvider"])
