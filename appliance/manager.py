@@ -63,6 +63,7 @@ class Runner:
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.TimerHandle | None = None
+    closing: asyncio.Future[None] | None = None
 
     @property
     def expires_at(self) -> datetime:
@@ -165,8 +166,7 @@ class Manager:
             runner.timer = loop.call_later(max(runner.keep_alive_s, 0), self._expire, runner)
 
     def _expire(self, runner: Runner) -> None:
-        task = asyncio.ensure_future(self._close_if_idle(runner))
-        task.add_done_callback(lambda done: done.exception())
+        runner.closing = asyncio.ensure_future(self._close_if_idle(runner))
 
     async def _close_if_idle(self, runner: Runner) -> None:
         if not runner.active:
