@@ -53,12 +53,16 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the engine runs: a tokenised prompt and how to continue it."""
+    """What the engine runs: a tokenised prompt and how to continue it.
+
+    `constraint` is an engine.constrain.Constraint of this request's own, or None: free text.
+    """
 
     tokens: tuple[int, ...]
     sampling: SamplingParams
     num_ctx: int
     shift: bool = True
+    constraint: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from appliance.core import Chunk, DoneReason, Metrics, Reply, Request, SamplingParams, Usage
+from appliance.engine.constrain import Constraint
 from appliance.engine.engine import Engine
 from appliance.prompt.tokenizer import Tokenizer
 
@@ -74,10 +75,11 @@ async def generate(
     num_ctx: int,
     *,
     shift: bool,
+    constraint: Constraint | None,
     stopwatch: Stopwatch,
 ) -> AsyncGenerator[Reply, None]:
     """Run `prompt` and yield its replies, the last with metrics. Closing the generator cancels the request."""
-    request = Request(prompt.tokens, sampling, num_ctx, shift)
+    request = Request(prompt.tokens, sampling, num_ctx, shift, constraint)
     async with contextlib.aclosing(chunks(engine, request)) as source:
         guard, answer = RepetitionGuard(), ""
         async for chunk in source:

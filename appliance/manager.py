@@ -17,10 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from appliance.bundle import Bundle, read_description
+from appliance.bundle import TOKENIZER, Bundle, read_description
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import FOREVER_S
+from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
@@ -54,6 +55,7 @@ class Runner:
     bundle: Bundle
     tokenizer: Tokenizer
     engine: Engine
+    grammars: Grammars
     load_options: LoadOptions
     reserved_bytes: int
     keep_alive_s: float
@@ -191,7 +193,15 @@ class Manager:
         slots, needed = await self._make_room(bundle, weights, context)
         engine, tokenizer = await self._open_whole(model, bundle, slots, wanted)
         runner = Runner(
-            model, bundle, tokenizer, engine, wanted, needed, self._settings.keep_alive_s, context_length=context
+            model,
+            bundle,
+            tokenizer,
+            engine,
+            Grammars(folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens),
+            wanted,
+            needed,
+            self._settings.keep_alive_s,
+            context_length=context,
         )
         self._runners[model.model_digest] = runner
         log.info("loaded %s: %s, %d slots of %d tokens", model.name.short, engine.backend.provider, slots, context)

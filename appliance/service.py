@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ from appliance.core import (
     Progress,
     Reply,
 )
-from appliance.errors import Forbidden, InvalidRequest, ModelNotFound, Unsupported
+from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager, Runner
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
@@ -189,13 +190,22 @@ class Service:
                 return
             runner.context_length = num_ctx = self._manager.context_for(chosen, runner.bundle)
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
+            schema = schema_of(request.format)
+            constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
             if request.render_only:
                 yield Reply(rendered=prompt.text)
                 return
             sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
             answer = generate(
-                runner.engine, runner.tokenizer, prompt, sampling, num_ctx, shift=shift, stopwatch=stopwatch
+                runner.engine,
+                runner.tokenizer,
+                prompt,
+                sampling,
+                num_ctx,
+                shift=shift,
+                constraint=constraint,
+                stopwatch=stopwatch,
             )
             async with contextlib.aclosing(answer) as replies:
                 async for reply in replies:
@@ -228,13 +238,23 @@ def served(capabilities: tuple[Capability, ...]) -> tuple[Capability, ...]:
 
 
 def check_support(model: StoredModel, request: InferenceRequest, endpoint: str) -> None:
-    """Raise Unsupported for thinking, structured output, and models that do not complete text."""
+    """Raise Unsupported for thinking and for models that do not complete text."""
     if request.think:
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities():
         raise Unsupported(f'"{request.model}" does not support {endpoint}')
-    if request.format not in (None, ""):
-        raise Unsupported("structured output (format) is not available in this version; leave format out")
+
+
+def schema_of(wanted: Any) -> Mapping[str, Any] | None:
+    """The JSON schema that `format` asks for, None for free text. Raises InvalidOption, with Ollama's text."""
+    if wanted is None or wanted == "":
+        return None
+    if wanted == "json":
+        return {"type": "object"}
+    if isinstance(wanted, Mapping):
+        return wanted
+    quoted = json.dumps(json.dumps(wanted, ensure_ascii=False), ensure_ascii=False)
+    raise InvalidOption(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
 
 
 async def stepped(generator: Generator[Progress, None, creation.Draft | None]) -> AsyncGenerator[Any, None]:

@@ -35,14 +35,19 @@ class Sampler:
         self._filters = filters(params)
         self._random = np.random.default_rng(params.seed if params.seed >= 0 else secrets.randbits(64))
 
-    def sample(self, logits: Logits, history: Sequence[int]) -> int:
-        """The next token after `history`, from its logits [V]. Raises ModelFileError on NaN or infinity."""
+    def sample(self, logits: Logits, history: Sequence[int], allowed: npt.NDArray[np.bool_] | None = None) -> int:
+        """The next token after `history`, from its logits [V], of those that `allowed` [V] lets through.
+
+        Raises ModelFileError on NaN or infinity.
+        """
         top = logits.max()
         if not np.isfinite(top):
             raise ModelFileError("the model produced logits that are not numbers; its file may be damaged")
         params = self._params
         if self._penalises:
             logits = penalise(logits, history[-self._window :], params)
+        if allowed is not None:
+            logits = np.where(allowed, logits, -np.inf)
         if params.temperature <= 0:
             return int(logits.argmax())
         ids, kept = candidates(logits, params.top_k)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
 from appliance.engine.backend import Logits, Row
+from appliance.engine.constrain import Constraint
 from appliance.engine.sampling import Sampler, log_probabilities
 from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot
 from appliance.engine.stopping import StopGate
@@ -47,6 +48,9 @@ class Sequence:
         self._budget = budget(request)
         self._generated = 0
         self._cached = 0
+        self._constraint: Constraint | None = request.constraint
+        self._fast_forward = not request.sampling.logprobs  # a forced token has no logits of its own
+        self._head = self._force_head()
         self._started_ns = self._first_ns = 0
 
     @property
@@ -82,17 +86,38 @@ class Sequence:
             return False
         if not self._first_ns:
             self._first_ns = time.monotonic_ns()
-        token = self._sampler.sample(logits, self.tokens)
-        self._generated += 1
+        for token in self._take_head():
+            if self._say(token):
+                return True
+        allowed = self._constraint.mask() if self._constraint else None
+        token = self._sampler.sample(logits, self.tokens, allowed)
         if token in self._eos:
+            self._generated += 1
             self.finish(DoneReason.STOP)
             return True
-        return self._accept_token(token, logits)
-
-    def _accept_token(self, token: int, logits: Logits) -> bool:
         self.tokens.append(token)
+        return self._say(token, self._logprobs(token, logits)) or self._follow(token)
+
+    def _follow(self, token: int) -> bool:
+        """Go on in the grammar: take the tokens that it forces, end where it ends. True when the request is done."""
+        constraint = self._constraint
+        if constraint is None:
+            return False
+        constraint.accept(token)
+        for forced in constraint.forced() if self._fast_forward else ():
+            constraint.accept(forced)
+            self.tokens.append(forced)
+            if self._say(forced):
+                return True
+        if constraint.finished:
+            self.finish(DoneReason.STOP)
+            return True
+        return False
+
+    def _say(self, token: int, logprobs: tuple[TokenLogprob, ...] = ()) -> bool:
+        """Emit what a new token makes final. True when the request is done."""
+        self._generated += 1
         text, stopped = self._gate.push(self._stream.push(token))
-        logprobs = self._logprobs(token, logits)
         if stopped:
             self.finish(DoneReason.STOP, text, logprobs, cut=True)
             return True
@@ -105,6 +130,23 @@ class Sequence:
         if text or logprobs:
             self.emit(Chunk(text=text, tokens=(token,), logprobs=logprobs))
         return False
+
+    def _force_head(self) -> list[int]:
+        """The tokens that every answer begins with; they join the prompt, so that one run reads both."""
+        constraint = self._constraint
+        if constraint is None or not self._fast_forward:
+            return []
+        head = constraint.forced()
+        if len(self.tokens) + len(head) > self.request.num_ctx or len(head) >= self._budget:
+            return []
+        for token in head:
+            constraint.accept(token)
+        self.tokens.extend(head)
+        return head
+
+    def _take_head(self) -> list[int]:
+        head, self._head = self._head, []
+        return head
 
     def finish(
         self,

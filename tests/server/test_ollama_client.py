@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 
@@ -106,7 +107,7 @@ def test_what_the_model_cannot_do_is_said(client: ollama.Client) -> None:
     cases = [
         (lambda: client.chat(TINY, HELLO, think=True), "does not support thinking"),
         (lambda: client.chat(TINY, HELLO, tools=[tool]), "does not support tools"),
-        (lambda: client.chat(TINY, HELLO, format="json"), "format"),
+        (lambda: client.chat(TINY, HELLO, format={"type": "array", "uniqueItems": True}), "uniqueItems"),
         (lambda: client.generate(TINY, "a", suffix="b"), "does not support insert"),
         (lambda: client.generate(TINY, "a", images=[b"\x89PNG"]), "does not support vision"),
     ]
@@ -114,6 +115,20 @@ def test_what_the_model_cannot_do_is_said(client: ollama.Client) -> None:
         with pytest.raises(ollama.ResponseError, match=text) as caught:
             call()
         assert caught.value.status_code == 400
+
+
+def test_format_gives_json(client: ollama.Client, tiny_server: Server) -> None:
+    properties = {"x": {"enum": ["a\u2028b", "c"]}, "n": {"type": "integer", "maximum": 9}}
+    schema = {"type": "object", "properties": properties, "required": ["x", "n"]}
+    for options in ({"temperature": 0}, {"temperature": 1.5, "seed": 3}):
+        whole = client.chat(TINY, HELLO, format=schema, options={**options, "num_predict": 100}).message.content
+        parts = client.chat(TINY, HELLO, format=schema, options={**options, "num_predict": 100}, stream=True)
+        streamed = "".join(str(part.message.content) for part in parts)
+        assert streamed == whole
+        assert json.loads(streamed).keys() == {"x", "n"}
+    answer = tiny_server.client.post("/api/generate", json={"model": TINY, "prompt": "hello", "format": "xml"})
+    assert answer.status_code == 500
+    assert answer.json() == {"error": 'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object'}
 
 
 def test_a_long_conversation_loses_its_oldest_turns_and_a_long_prompt_is_refused(client: ollama.Client) -> None:

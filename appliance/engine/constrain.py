@@ -1,0 +1,139 @@
+"""Structured output: which tokens may come next, so that an answer fits a JSON schema.
+
+The grammar engine is llguidance. A schema is compiled once for a model and copied for every request; where the
+grammar leaves no choice, tokens are forced and need no sampling, so several ride in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+from appliance.errors import InvalidRequest, ModelFileError
+
+CACHED_SCHEMAS = 64
+STYLE: Any = {
+    # The separators most text has, so that they are forced; llguidance's own default is any white space.
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "lenient": False,  # a keyword that cannot be enforced is an error, whatever the schema says of itself
+}
+
+
+class Constraint:
+    """One answer's way through a grammar. Belongs to one thread at a time."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing may follow but the end."""
+        return bool(self._matcher.is_stopped())
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The tokens [V] that may come next. Raises InvalidRequest when the grammar outgrows its limits."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
+        return bits[: self._vocab_size].view(np.bool_)
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as they are certain."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def accept(self, token: int) -> None:
+        """Go on with `token`, which the mask allowed. Raises InvalidRequest when the grammar outgrows its limits."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise InvalidRequest(f"the format cannot be followed: {first_line(self._matcher.get_error())}")
+
+
+class Grammars:
+    """Compiles JSON schemas for one model's vocabulary. May be used from several threads."""
+
+    def __init__(self, tokenizer_json: Path, vocab_size: int, eos: Sequence[int]) -> None:
+        """`tokenizer_json` is read when the first schema comes."""
+        self._source = tokenizer_json
+        self._vocab_size = vocab_size
+        self._eos = list(eos)
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def constraint(self, schema: Mapping[str, Any]) -> Constraint:
+        """A fresh constraint for `schema`.
+
+        Raises InvalidRequest for a schema that is none or that uses a keyword we cannot enforce, by its name.
+        """
+        text = json.dumps(schema if mentions(schema, "allOf") else closed(schema))
+        with self._lock:
+            matcher = self._compiled.pop(text, None) or self._compile(text)
+            self._compiled[text] = matcher
+            if len(self._compiled) > CACHED_SCHEMAS:
+                self._compiled.popitem(last=False)
+            return Constraint(matcher.deep_copy(), self._vocab_size)
+
+    def _compile(self, schema: str) -> llguidance.LLMatcher:
+        if self._tokenizer is None:
+            try:
+                text = self._source.read_text(encoding="utf-8")
+                self._tokenizer = llguidance.LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos)
+            except (OSError, ValueError) as error:
+                raise ModelFileError(f"structured output cannot use this tokenizer: {first_line(error)}") from error
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=STYLE)
+        except ValueError as error:
+            raise InvalidRequest(f"invalid JSON schema in format: {first_line(error)}") from error
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidRequest(f"invalid JSON schema in format: {first_line(matcher.get_error())}")
+        return matcher
+
+
+def closed(schema: Any) -> Any:
+    """`schema` without properties that it does not name, wherever it leaves them open.
+
+    JSON Schema allows them then; llama.cpp's grammars do not, and small models never stop inventing them.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    result = {
+        key: {name: closed(each) for name, each in value.items()}
+        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping)
+        else closed(value)
+        if key in ("items", "prefixItems", "additionalProperties", "anyOf", "oneOf")
+        else value
+        for key, value in schema.items()
+    }
+    if "properties" in schema and not schema.keys() & {"additionalProperties", "patternProperties", "anyOf", "oneOf"}:
+        result["additionalProperties"] = False
+    return result
+
+
+def mentions(schema: Any, keyword: str) -> bool:
+    """Whether `keyword` is a key anywhere in `schema`. Parts joined by allOf may not be closed one by one."""
+    if isinstance(schema, Mapping):
+        return keyword in schema or any(mentions(value, keyword) for value in schema.values())
+    return isinstance(schema, list) and any(mentions(item, keyword) for item in schema)
+
+
+def first_line(message: object) -> str:
+    """An error's first line, short enough for a client."""
+    return (str(message).strip().splitlines() or ["unknown error"])[0][:300]

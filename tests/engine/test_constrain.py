@@ -1,0 +1,207 @@
+"""Structured output: every answer fits its schema, whatever the model would rather say."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import jsonschema
+import pytest
+
+from appliance.bundle import TOKENIZER, read_description
+from appliance.core import Chunk, DoneReason, Request, SamplingParams
+from appliance.engine.constrain import Grammars, closed
+from appliance.engine.engine import Engine
+from appliance.engine.ort import open_backend
+from appliance.errors import InvalidRequest
+from appliance.prompt.tokenizer import Tokenizer
+from tests.tiny_model import write_tiny_bundle
+
+SCHEMAS = 500
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
+    "required": ["name", "age"],
+}
+
+
+class Model:
+    """A tiny model of random weights, which left alone says nothing that parses."""
+
+    def __init__(self, folder: Path) -> None:
+        bundle = write_tiny_bundle(folder)
+        self.tokenizer = Tokenizer.load(folder, bundle)
+        self.grammars = Grammars(folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens)
+        self.backend = open_backend(folder, read_description(folder), slots=2, setting="cpu", threads=1)
+        self.engine = Engine(self.backend, self.tokenizer, eos=bundle.eos_tokens, chunk_tokens=64, max_waiting=8)
+
+    def answer(self, schema: Mapping[str, Any], **sampling: Any) -> list[Chunk]:
+        prompt = tuple(self.tokenizer.encode("hello", add_bos=True))
+        params = SamplingParams(**{"temperature": 1.0, "seed": 1, "num_predict": 2000, **sampling})
+        inbox: SimpleQueue[Chunk | Exception] = SimpleQueue()
+        constraint = self.grammars.constraint(schema)
+        self.engine.submit(Request(prompt, params, 512, constraint=constraint), inbox.put)
+        chunks = []
+        while True:
+            event = inbox.get(timeout=60)
+            if isinstance(event, Exception):
+                raise event
+            chunks.append(event)
+            if event.done_reason:
+                return chunks
+
+    def text(self, schema: Mapping[str, Any], **sampling: Any) -> str:
+        chunks = self.answer(schema, **sampling)
+        assert chunks[-1].done_reason is DoneReason.STOP
+        return "".join(chunk.text for chunk in chunks)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    model = Model(tmp_path_factory.mktemp("bundle") / "tiny")
+    yield model
+    model.engine.close()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.0},
+        {"temperature": 2.0, "top_k": 0, "top_p": 1.0},
+        {"top_k": 1},
+        {"typical_p": 0.2, "min_p": 0.3},
+        {"repeat_penalty": 100.0, "presence_penalty": 50.0, "repeat_last_n": -1},
+        {"logprobs": True, "top_logprobs": 3},
+    ],
+)
+def test_an_answer_fits_whatever_the_sampling(model: Model, sampling: dict[str, Any]) -> None:
+    for seed in range(5):
+        jsonschema.validate(json.loads(model.text(PERSON, **{"seed": seed, **sampling})), PERSON)
+
+
+def test_forced_tokens_are_not_sampled(model: Model) -> None:
+    schema = {"const": {"hello": "the hello", "in": [1, 2, 3]}}
+    runs_before = model.backend.run
+
+    count = 0
+
+    def counting(rows: Any) -> Any:
+        nonlocal count
+        count += 1
+        return runs_before(rows)
+
+    model.backend.run = counting  # type: ignore[method-assign]
+    try:
+        assert json.loads(model.text(schema)) == schema["const"]
+    finally:
+        model.backend.run = runs_before  # type: ignore[method-assign]
+    assert count <= 2, "the whole answer is forced: it rides with the prompt"
+
+
+def test_forced_tokens_count_and_respect_the_budget(model: Model) -> None:
+    schema = {"const": {"hello": "the hello", "in": [1, 2, 3]}}
+    whole = model.answer(schema)[-1].usage
+    assert whole
+    assert whole.generated_tokens >= 10
+    cut = model.answer(schema, num_predict=5)
+    assert cut[-1].done_reason is DoneReason.LENGTH
+    assert cut[-1].usage
+    assert cut[-1].usage.generated_tokens == 5
+
+
+def test_every_token_has_a_logprob_when_they_are_asked_for(model: Model) -> None:
+    chunks = model.answer(
+        {"type": "array", "items": {"enum": ["hello", 7]}, "minItems": 4, "maxItems": 4}, logprobs=True
+    )
+    usage = chunks[-1].usage
+    assert usage
+    entries = [entry for chunk in chunks for entry in chunk.logprobs]
+    assert len(entries) in (usage.generated_tokens, usage.generated_tokens - 1)
+    assert "".join(entry.token for entry in entries) == "".join(chunk.text for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"not": {"type": "string"}}, '"not"'),
+        ({"type": "array", "uniqueItems": True}, '"uniqueItems"'),
+        ({"type": "object", "if": {}, "x-guidance": {"lenient": True}}, '"if"'),
+        ({"type": "nonsense"}, "nonsense"),
+        ({"$ref": "http://127.0.0.1:1/schema"}, "127.0.0.1"),
+        ({"type": "string", "pattern": "("}, "format"),
+        ({"type": "integer", "minimum": 5, "maximum": 1}, "format"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_name(model: Model, schema: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        model.grammars.constraint(schema)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_properties_that_nobody_named_are_left_out_unless_asked_for() -> None:
+    inner = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    schema = {"type": "object", "properties": {"a": inner, "properties": inner}, "$defs": {"d": inner}}
+    result = closed(schema)
+    assert result["additionalProperties"] is False
+    assert result["properties"]["a"]["additionalProperties"] is False
+    assert result["properties"]["properties"]["additionalProperties"] is False
+    assert result["$defs"]["d"]["additionalProperties"] is False
+    assert "additionalProperties" not in result["properties"]
+    open_one = {"type": "object", "properties": {}, "additionalProperties": True}
+    assert closed(open_one) == open_one
+
+
+def test_a_compiled_schema_is_used_again(model: Model) -> None:
+    model.grammars.constraint(PERSON)
+    matcher = model.grammars._compiled[json.dumps(closed(PERSON))]
+    first, second = model.grammars.constraint(PERSON), model.grammars.constraint(PERSON)
+    first.accept(first.forced()[0])
+    assert second.forced(), "copies do not share their state"
+    assert model.grammars._compiled[json.dumps(closed(PERSON))] is matcher
+
+
+@pytest.mark.slow
+def test_five_hundred_random_schemas(model: Model) -> None:
+    dice = random.Random(7)
+    for number in range(SCHEMAS):
+        schema = random_schema(dice, depth=3)
+        text = model.text(schema, seed=number, temperature=dice.choice([0.0, 1.0, 1.5]))
+        jsonschema.validate(json.loads(text), schema)
+
+
+def random_schema(dice: random.Random, depth: int) -> dict[str, Any]:
+    """A schema whose shortest and longest answers are both short."""
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const"]
+    kind = dice.choice(kinds + (["object", "array", "anyOf"] * 2 if depth else []))
+    match kind:
+        case "string":
+            return {"type": "string", "minLength": dice.randrange(3), "maxLength": dice.randrange(3, 12)}
+        case "integer":
+            low = dice.randrange(-1000, 1000)
+            return {"type": "integer", "minimum": low, "maximum": low + dice.randrange(500)}
+        case "number":
+            return {"type": "number", "minimum": -5, "maximum": dice.randrange(100)}
+        case "boolean" | "null":
+            return {"type": kind}
+        case "enum":
+            return {"enum": dice.sample([1, "hello", None, True, "in the", 2.5, "\u2028", {"a": []}], 3)}
+        case "const":
+            return {"const": dice.choice(["hello", 17, [1, 2], {"k": "é"}])}
+        case "array":
+            least = dice.randrange(3)
+            items = random_schema(dice, depth - 1)
+            return {"type": "array", "items": items, "minItems": least, "maxItems": least + dice.randrange(3)}
+        case "anyOf":
+            return {"anyOf": [random_schema(dice, depth - 1) for _ in range(dice.randrange(1, 4))]}
+    names = dice.sample(["a", "b", "hello", "the", "x y", "é", '"', "properties"], dice.randrange(1, 5))
+    properties = {name: random_schema(dice, depth - 1) for name in names}
+    required = dice.sample(names, dice.randrange(len(names) + 1))
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
