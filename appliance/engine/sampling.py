@@ -50,6 +50,8 @@ class Sampler:
             logits = np.where(allowed, logits, -np.inf)
         if params.temperature <= 0:
             return int(logits.argmax())
+        if params.top_k <= 0 and not self._filters:  # nothing to sort for: draw from the whole vocabulary
+            return draw(softmax(logits / params.temperature), self._random.random())
         ids, kept = candidates(logits, params.top_k)
         for keep in self._filters:
             chosen = keep(kept)

@@ -37,7 +37,6 @@ class Sequence:
     def __init__(self, request: Request, emit: Emit, vocabulary: Vocabulary, eos: frozenset[int]) -> None:
         self.request = request
         self.emit = emit
-        self.cancelled = False
         self.slot: Slot | None = None
         self.tokens = list(request.tokens)
         self._vocabulary = vocabulary
