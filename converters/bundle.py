@@ -7,6 +7,7 @@ FOLDER.partial-<pid> and is renamed to FOLDER when all of it is on disk.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -30,7 +31,7 @@ from converters.weights import WeightsFile
 
 ARCHITECTURES = {llama.NAME: llama}
 PRODUCER = "edge-appliance"
-DESCRIPTION_BYTES = 1 << 20  # more than bundle.json and the chat template ever take
+DESCRIPTION_BYTES = 1 << 20  # more than bundle.json ever takes
 BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
 
 Progress = Callable[[int, int], None]  # completed and total bytes of the source
@@ -51,7 +52,8 @@ class Plan:
     @property
     def size(self) -> int:
         """Bytes the bundle will take on disk."""
-        return self.weights.size + len(self.graph) + len(self.tokenizer) + DESCRIPTION_BYTES
+        texts = len(self.tokenizer) + len(self.vocabulary.chat_template.encode())
+        return self.weights.size + len(self.graph) + texts + DESCRIPTION_BYTES
 
 
 def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progress = lambda done, total: None) -> Bundle:
@@ -95,7 +97,7 @@ def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) ->
     name = metadata.get("general.architecture")
     if name is None:
         raise NotGGUF("a damaged model: metadata general.architecture is missing")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnsupportedModel(f"architecture {str(name)[:40]!r}", tuple(ARCHITECTURES))
     if metadata.get("general.type", "model") != "model":
         raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
@@ -187,16 +189,19 @@ class _Meter:
 
 def _remove_dead_partials(folder: Path) -> None:
     """Clear away what runs for the same folder left when they were killed."""
-    for partial in folder.parent.glob(f"{folder.name}.partial-*"):
+    for partial in folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"):
         pid = partial.name.rpartition("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdecimal() and not _alive(int(pid)):
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
+    """Whether another process has this id. One with our own is gone: a container hands out the same ids again."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -22,10 +22,11 @@ These sums are appended to x, and the `r` to the rows of the matrix, as columns 
 MatMulNBits. They are stored twice over, at 4 bits each: rounded, then the rounding error rounded.
 
 Measured on SmolLM2-135M Q4_1 (2,044 tokens of English against the same weights in fp32, two threads of a Zen 5,
-medians of one alternating run; the head stays Q8_0 exactly):
+the head stays Q8_0 exactly). Speeds are medians of one alternating run; those in brackets come from another, noisier
+one and compare with nothing else in the column:
 
                                         NLL      top-1   prefill 256   decode   weights on disk
-    8 bits, blocks of 32              +0.0048    95.4 %         1,496      166           153 MB
+    8 bits, blocks of 32              +0.0048    95.4 %       (1,496)    (166)           153 MB
     8 bits, blocks of 64              +0.0040    94.9 %         1,523      168           147 MB
     8 bits, blocks of 128             +0.0095    93.8 %             –        –           153 MB
     4 bits with sums, all             +0.0017    96.5 %         1,106      166           109 MB

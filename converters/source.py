@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from appliance.errors import TruncatedGGUF, UnsupportedModel
-from appliance.store.gguf_header import TENSOR_TYPES, TensorInfo, read_header
+from appliance.store.gguf_header import TensorInfo, read_header
 
 CHUNK_VALUES = 1 << 20
 READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -29,7 +29,7 @@ class GGUFSource:
         self.tensors = {tensor.name: tensor for tensor in self.header.tensors}
         for tensor in self.header.tensors:
             if tensor.type_name not in READABLE:
-                raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name}", READABLE)
+                raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name[:80]}", READABLE)
         self._file = path.open("rb", buffering=0)
 
     def __enter__(self) -> Self:
@@ -70,8 +70,3 @@ def dequantise(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
     else:
         values = quants.dequantize(raw, GGMLQuantizationType[type_name])
     return values
-
-
-def block_of(type_name: str) -> tuple[int, int]:
-    """Values and bytes of one block of a tensor type."""
-    return next((values, size) for name, values, size in TENSOR_TYPES.values() if name == type_name)

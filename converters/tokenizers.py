@@ -72,7 +72,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         bos_token=bos,
         eos_tokens=_eos(metadata, tokens, types, None if bpe else 2),
         add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos)) and bos is not None,
-        chat_template=str(metadata.get("tokenizer.chat_template", "")),
+        chat_template=_chat_template(metadata),
     )
 
 
@@ -95,7 +95,7 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], cut: PreToke
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     name = metadata.get("tokenizer.ggml.pre", "default")  # files older than the key; llama.cpp does the same
-    if name not in PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise UnsupportedModel(f"pre-tokenizer {str(name)[:40]!r}", tuple(sorted(PRE_TOKENIZERS)))
     return PRE_TOKENIZERS[name]
 
@@ -160,6 +160,13 @@ def _eos(
     if texts >= {"<|return|>", "<|call|>"} or texts >= {"<|calls|>", "<|flush|>"}:
         known = {index for index in known if tokens[index] != "<|end|>"}  # there it ends a message, not the reply
     return tuple(dict.fromkeys([index for index in named if index is not None] + sorted(known)))
+
+
+def _chat_template(metadata: Mapping[str, Any]) -> str:
+    template = metadata.get("tokenizer.chat_template", "")
+    if not isinstance(template, str):
+        raise NotGGUF("a damaged model: tokenizer.chat_template is not text")
+    return template
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

@@ -240,7 +240,7 @@ def _refuse_unknown(metadata: Mapping[str, Any]) -> None:
         if name == key or name in READ:
             continue
         if name not in NEUTRAL:
-            raise UnsupportedModel(key, tuple(f"{NAME}.{known}" for known in READ))
+            raise UnsupportedModel(key[:80], tuple(f"{NAME}.{known}" for known in READ))
         if value not in NEUTRAL[name]:
             raise UnsupportedModel(f"{key} = {str(value)[:40]}", tuple(map(str, NEUTRAL[name])))
 
@@ -256,7 +256,7 @@ def _check_tensors(config: Config, tensors: Mapping[str, TensorInfo]) -> None:
             raise NotGGUF(f"a damaged model: tensor {name} has shape {tensors[name].shape}, not {shape}")
     for name, tensor in tensors.items():
         if name not in expected and name not in optional:
-            raise UnsupportedModel(f"tensor {name} in a {NAME} model", tuple(sorted({*LINEARS, *NORMS})))
+            raise UnsupportedModel(f"tensor {name[:80]} in a {NAME} model", tuple(sorted({*LINEARS, *NORMS})))
         if name in optional and tensor.shape != optional[name]:
             raise NotGGUF(f"a damaged model: tensor {name} has shape {tensor.shape}, not {optional[name]}")
 

@@ -91,7 +91,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"llama.rope.dimension_count": 8}}, "UnsupportedModel", "rope.dimension_count"),
     ({"metadata": {"llama.logit_scale": 2.0}}, "UnsupportedModel", "llama.logit_scale = 2.0"),
     ({"metadata": {"llama.new_trick": 1}}, "UnsupportedModel", "llama.new_trick is not supported"),
+    ({"metadata": {"llama." + "x" * 100_000: 1}}, "UnsupportedModel", "llama.x{74} is not supported"),
     ({"metadata": {"tokenizer.ggml.pre": "klingon"}}, "UnsupportedModel", "pre-tokenizer 'klingon'"),
+    ({"metadata": {"tokenizer.ggml.pre": ["a", "b"]}}, "UnsupportedModel", "pre-tokenizer"),
+    ({"metadata": {"tokenizer.chat_template": 5}}, "NotGGUF", "chat_template is not text"),
     ({"heads": 8}, "UnsupportedModel", "a head size of 8"),
     ({"hidden": 48, "heads": 3, "kv_heads": 1}, "UnsupportedModel", "an embedding of 48 columns"),
     ({"tensors": {"blk.1.ffn_up.weight": None}}, "NotGGUF", "tensor blk.1.ffn_up.weight is missing"),
@@ -99,6 +102,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"tensors": {"blk.0.attn_q.bias": MATRIX[0, :5]}}, "NotGGUF", "blk.0.attn_q.bias has shape"),
     ({"tensors": {"blk.0.attn_q_norm.weight": MATRIX[0]}}, "UnsupportedModel", "tensor blk.0.attn_q_norm.weight"),
     ({"tensors": {"blk.0.ffn_gate_inp.weight": MATRIX}}, "UnsupportedModel", "tensor blk.0.ffn_gate_inp.weight"),
+    ({"tensors": {"x" * 100_000: MATRIX}}, "UnsupportedModel", "tensor x{80} in a llama model"),
 ]  # fmt: skip
 
 
@@ -225,6 +229,15 @@ def test_a_partial_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     other.mkdir()
     convert(write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "bundle", "fp32")
     assert other.exists()
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 10**20])
+@pytest.mark.parametrize("name", ["bundle", "model[1].exact"])
+def test_a_partial_of_a_dead_process_is_removed(tmp_path: Path, pid: int, name: str) -> None:
+    """Also one of a process with our id: in a container ids start over."""
+    (tmp_path / f"{name}.partial-{pid}").mkdir()
+    convert(write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / name, "fp32")
+    assert sorted(os.listdir(tmp_path)) == [name, "tiny.gguf"]
 
 
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
