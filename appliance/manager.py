@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from appliance.bundle import TOKENIZER, Bundle, read_description
 from appliance.config import Settings
 from appliance.conversion import Converter
-from appliance.core import FOREVER_S
 from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
@@ -83,6 +84,7 @@ class Manager:
         self._runners: dict[str, Runner] = {}
         self._loading = asyncio.Lock()  # one load at a time
         self._pending = 0
+        self._finishing: set[asyncio.Future[None]] = set()
         self._closed = False
 
     @property
@@ -120,6 +122,7 @@ class Manager:
         self._closed = True
         for runner in list(self._runners.values()):
             await self._close(runner)
+        await asyncio.gather(*self._finishing)
 
     def context_for(self, options: Options, bundle: Bundle) -> int:
         """The context length of a request, in tokens."""
@@ -127,21 +130,24 @@ class Manager:
         return context_tokens(options.num_ctx, default, bundle.context_length)
 
     async def _acquire(self, model: StoredModel, options: Options) -> Runner:
-        if self._closed:
-            raise EngineStopped("the server is shutting down")
         wanted = self._load_options(options)
+        if runner := self._usable(model, wanted):
+            return self._hold(runner)
         if self._pending >= self._settings.max_queue:
             raise ServerBusy(self._settings.max_queue)
         self._pending += 1
         try:
-            if runner := self._usable(model, wanted):
-                return self._hold(runner)
             async with self._loading:
                 if not (runner := self._usable(model, wanted)):
+                    self._require_open()
                     runner = await self._load(model, options, wanted)
                 return self._hold(runner)
         finally:
             self._pending -= 1
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineStopped("the server is shutting down")
 
     def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
         runner = self._runners.get(model.model_digest)
@@ -179,8 +185,15 @@ class Manager:
             del self._runners[runner.model.model_digest]
         if runner.timer:
             runner.timer.cancel()
-        await asyncio.to_thread(runner.engine.close)
+        await self._finish(asyncio.to_thread(runner.engine.close))
         log.info("unloaded %s", runner.model.name.short)
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, which goes on to its end when the waiting is cancelled: else an engine would stay open."""
+        task = asyncio.ensure_future(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        await asyncio.shield(task)
 
     async def _load(self, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner:
         if stale := self._runners.get(model.model_digest):  # other load options, or its engine has died
@@ -223,14 +236,15 @@ class Manager:
     async def _open_whole(
         self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions
     ) -> tuple[Engine, Tokenizer]:
-        """Open in a thread; when the client goes away meanwhile, what was opened is closed again."""
+        """Open in a thread; when client or server go away meanwhile, what was opened is closed again."""
         opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, bundle, slots, wanted))
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            engine, _ = await opening
-            await asyncio.to_thread(engine.close)
+            opened = await asyncio.shield(opening)
+            self._require_open()
+        except (asyncio.CancelledError, EngineStopped):
+            await self._finish(discard(opening))
             raise
+        return opened
 
     def _open(self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions) -> tuple[Engine, Tokenizer]:
         folder = model.bundle_path(self._settings.recipe)
@@ -248,17 +262,26 @@ class Manager:
 
     def _load_options(self, options: Options) -> LoadOptions:
         provider = "cpu" if options.num_gpu == 0 else self._settings.provider
-        return LoadOptions(options.num_thread or self._settings.threads, provider)
+        threads = self._settings.threads
+        if options.num_thread and options.num_thread > 0:  # from anyone: a thread costs memory, used or not
+            threads = min(options.num_thread, os.cpu_count() or 1)
+        return LoadOptions(threads, provider)
 
     async def _make_room(self, bundle: Bundle, weights: int, context: int) -> tuple[int, int]:
-        """Unload idle models until this one fits; with as many slots as fit. Returns slots and bytes reserved."""
+        """Unload models until this one fits, idle ones and short keep-alives first. With as many slots as fit.
+
+        Returns slots and bytes reserved. Raises NotEnoughMemory, without unloading anything when that cannot help.
+        """
         fixed = int(weights * WEIGHTS_FACTOR) + OVERHEAD_BYTES
         slot = bundle.kv_bytes_per_token * context
         most = self._settings.max_loaded_models or DEFAULT_LOADED_MODELS
+        whole = self._settings.memory_budget_bytes or int(psutil.virtual_memory().total * MEMORY_SHARE)
+        if whole < fixed + slot:
+            raise NotEnoughMemory(fixed + slot, whole)
         while self._runners and (len(self._runners) >= most or self._budget() < fixed + slot):
             idle = [runner for runner in self._runners.values() if not runner.active]
             victims = idle or list(self._runners.values())
-            await self._drain(min(victims, key=lambda runner: (runner.keep_alive_s == FOREVER_S, runner.last_used)))
+            await self._drain(min(victims, key=lambda runner: (runner.keep_alive_s, runner.last_used)))
         budget = self._budget()
         if budget < fixed + slot:
             raise NotEnoughMemory(fixed + slot, budget)
@@ -276,6 +299,19 @@ class Manager:
     async def _drain(self, runner: Runner) -> None:
         """Unload after the requests in progress; new ones wait for the next load."""
         runner.draining = True
-        while runner.active:
-            await runner.idle.wait()
+        try:
+            while runner.active:
+                await runner.idle.wait()
+        finally:  # the client that wanted the room may have left
+            runner.draining = False
         await self._close(runner)
+
+
+async def discard(opening: asyncio.Future[tuple[Engine, Tokenizer]]) -> None:
+    """Close an engine when it has been opened; if it never is, the log says why."""
+    try:
+        engine, _ = await opening
+    except Exception as error:
+        log.warning("a model that nobody waited for any more could not be loaded: %s", error)
+    else:
+        await asyncio.to_thread(engine.close)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,57 @@ def test_memory_decides_how_many_slots_there_are(play: Play) -> None:
     play(hopeless, memory_budget_bytes=10 * 2**20)
 
 
-def test_other_load_options_load_again_and_num_ctx_does_not(play: Play) -> None:
+def test_a_model_that_can_never_fit_evicts_nothing(play: Play) -> None:
+    sizes: list[int] = []
+
+    async def measure(world: World) -> None:
+        sizes.append((await world.use("a", num_ctx=4)).reserved_bytes)
+
+    async def scenario(world: World) -> None:
+        await world.use("a", num_ctx=4)
+        with pytest.raises(NotEnoughMemory):
+            await world.use("b", num_ctx=512)
+        assert world.loaded == {"a"}
+
+    play(measure)
+    play(scenario, memory_budget_bytes=sizes[0])
+
+
+def test_the_shorter_keep_alive_makes_room(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        await world.use("a", keep_alive_s=600)
+        await world.use("b", keep_alive_s=60)
+        await world.use("c")
+        assert world.loaded == {"a", "c"}
+
+    play(scenario, max_loaded_models=2)
+
+
+def test_a_client_that_no_longer_wants_the_room_leaves_the_busy_model_usable(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        async with world.manager.lease(world.model("a"), chosen(), None) as runner:
+            waiting = asyncio.create_task(world.use("b"))
+            await asyncio.sleep(0.2)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert await asyncio.wait_for(world.use("a"), 5) is runner
+
+    play(scenario, max_loaded_models=1)
+
+
+def test_a_client_cannot_have_more_threads_than_there_are_cores(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+
+    async def scenario(world: World) -> None:
+        for wanted, given in ((10**9, 3), (2, 2), (-5, 1)):
+            assert (await world.use("a", num_thread=wanted)).load_options.threads == given
+
+    play(scenario)
+
+
+def test_other_load_options_load_again_and_num_ctx_does_not(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
     async def scenario(world: World) -> None:
         first = await world.use("a")
         assert await world.use("a", num_ctx=64) is first
@@ -206,6 +258,120 @@ def test_a_client_that_leaves_while_the_model_loads_leaves_nothing_behind(play: 
         assert (await world.use("a")) is runner
 
     play(scenario)
+
+
+class SlowLoad:
+    """Holds a manager's next loads up between `begun` and `go_on`."""
+
+    def __init__(self, manager: Manager, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.begun, self.go_on, self.opened = threading.Event(), threading.Event(), threading.Event()
+        self._open, self._error = manager._open, error
+        monkeypatch.setattr(manager, "_open", self)
+
+    def __call__(self, *args: Any) -> Any:
+        self.begun.set()
+        assert self.go_on.wait(30)
+        if self._error:
+            raise self._error
+        opened = self._open(*args)
+        self.opened.set()
+        return opened
+
+
+async def engines_end() -> bool:
+    """Whether within a while no engine's thread is left."""
+    for _ in range(500):
+        if not any(thread.name.endswith(":latest") for thread in threading.enumerate()):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_was_opened_for_a_client_that_left_is_closed(
+    play: Play, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    async def scenario(world: World) -> None:
+        slow = SlowLoad(world.manager, monkeypatch)
+        loading = asyncio.create_task(world.use("a"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        for _ in range(times):
+            loading.cancel()
+            await asyncio.sleep(0.01)
+        slow.go_on.set()
+        await asyncio.gather(loading, return_exceptions=True)
+        assert loading.cancelled()
+        assert await asyncio.to_thread(slow.opened.wait, 30)
+        assert await engines_end()
+
+    play(scenario)
+
+
+def test_a_load_that_fails_for_a_client_that_left_stays_cancelled(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(world: World) -> None:
+        slow = SlowLoad(world.manager, monkeypatch, error=RuntimeError("no such graph"))
+        loading = asyncio.create_task(world.use("a"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        loading.cancel()
+        await asyncio.sleep(0.01)
+        slow.go_on.set()
+        await asyncio.gather(loading, return_exceptions=True)
+        assert loading.cancelled()
+        assert "no such graph" in caplog.text
+
+    play(scenario)
+
+
+def test_a_load_in_progress_at_close_leaves_nothing_behind(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        slow = SlowLoad(world.manager, monkeypatch)
+        loading, queued = (asyncio.create_task(world.use(name)) for name in "ab")
+        await asyncio.to_thread(slow.begun.wait, 30)
+        await world.manager.close()
+        slow.go_on.set()
+        for task in (loading, queued):
+            with pytest.raises(EngineStopped, match="shutting down"):
+                await task
+        assert not world.loaded
+        assert await engines_end()
+
+    play(scenario)
+
+
+def test_an_unload_goes_on_when_its_client_leaves(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        runner = await world.use("a")
+        free = threading.Event()
+        busy = asyncio.ensure_future(asyncio.to_thread(free.wait, 30))  # the one thread: closing must queue
+        await asyncio.sleep(0)
+        unloading = asyncio.create_task(world.manager.unload(world.model("a")))
+        await asyncio.sleep(0.01)
+        unloading.cancel()
+        await asyncio.gather(unloading, return_exceptions=True)
+        free.set()
+        await busy
+        await world.manager.close()
+        assert not runner.engine.alive
+
+    play(scenario)
+
+
+def test_requests_for_a_loaded_model_pass_a_full_queue_of_loads(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        runner = await world.use("a")
+        slow = SlowLoad(world.manager, monkeypatch)
+        loading = asyncio.create_task(world.use("b"))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        assert await world.use("a") is runner
+        with pytest.raises(ServerBusy):
+            await world.use("c")
+        slow.go_on.set()
+        await loading
+
+    play(scenario, max_queue=1)
 
 
 def test_pending_loads_are_bounded(play: Play) -> None:
