@@ -58,31 +58,62 @@ class Converter:
 
 
 async def run_converter(source: Path, folder: Path, recipe: str) -> AsyncGenerator[dict[str, Any], None]:
-    """Run `python -m converters` and yield the objects it prints. Killed when the generator is closed."""
-    command = (sys.executable, "-m", "converters", str(source), "--out", str(folder), "--recipe", recipe, "--json")
+    """Run `python -m converters` and yield the objects it prints, the last with "done".
+
+    Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said. Closing the
+    generator kills it. However it ends, neither the process nor its partial folder stays behind.
+    """
+    # -P: the folder that we happen to be started in must not provide modules
+    command = (sys.executable, "-P", "-m", "converters", str(source), "--out", str(folder), "--recipe", recipe)
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        "--json",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout
     assert process.stderr
     noise = asyncio.create_task(process.stderr.read())
+    done = False
     try:
-        async for raw in process.stdout:
-            line = json.loads(raw)
+        async for line in _objects(process.stdout):
             if "error" in line:
                 raise reported(line)
+            done = "done" in line
             yield line
-        if await process.wait():
-            log.error("the converter ended with status %d: %s", process.returncode, (await noise).decode())
-            raise ConversionFailed(f"the conversion ended unexpectedly (status {process.returncode})")
+        code = await process.wait()
+        if code or not done:
+            raise ConversionFailed(f"the conversion ended unexpectedly (status {code})")
+    except ConversionFailed:
+        await _end(process)
+        if said := (await noise).decode(errors="replace").strip():
+            log.error("the converter failed: %s", said)
+        raise
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await _end(process)
         await noise
-        for partial in folder.parent.glob(f"{folder.name}.partial-{process.pid}"):
-            shutil.rmtree(partial, ignore_errors=True)
+        partial = folder.with_name(f"{folder.name}.partial-{process.pid}")
+        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+
+
+async def _objects(stream: asyncio.StreamReader) -> AsyncGenerator[dict[str, Any], None]:
+    """The JSON objects of a stream, one a line; raises ConversionFailed for anything else, endless lines too."""
+    try:
+        async for raw in stream:
+            line = json.loads(raw)
+            if not isinstance(line, dict):
+                raise ValueError("not an object")
+            yield line
+    except ValueError as error:
+        raise ConversionFailed("the converter said something else than JSON") from error
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def reported(line: dict[str, Any]) -> ApplianceError:

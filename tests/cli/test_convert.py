@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.tiny_model import write_tiny_gguf
 
@@ -41,23 +42,24 @@ def test_what_the_converters_refuse_is_shown(appliance: Run, tmp_path: Path) -> 
     assert outcome.err.splitlines()[-1].startswith("Error: not a GGUF file")
 
 
-@pytest.mark.parametrize(
-    ("script", "message"),
-    [
-        ("exit 3", "Error: the converter ended without a result (exit code 3)"),
-        ("kill -9 $$", "Error: the converter ended without a result (exit code -9)"),
-        (
-            "echo Segmentation fault; exec sleep 60",
-            "Error: the converter said something else than JSON: Segmentation fault",
-        ),
-    ],
-)
-def test_converters_that_break_down(
-    appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
-) -> None:
-    fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\n{script}\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(fake))
-    outcome = appliance("convert", str(fake))
-    assert outcome == Outcome(1, "", f"{message}\n")
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Ctrl+C reaches the converters too, which then clean up while they are being ended."""
+    source = write_tiny_gguf(tmp_path / "tiny.gguf")
+    status = '{"status": "s", "completed": 0, "total": 1}'
+    (tmp_path / "python").write_text(
+        f"#!/bin/sh\nmkdir {tmp_path}/tiny.fp32.partial-$$\necho '{status}'\nexec sleep 60\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    begin = (
+        f"import sys; from appliance.cli.main import main; sys.executable = {str(tmp_path / 'python')!r}; "
+        f"main(['convert', {str(source)!r}, '--recipe', 'fp32'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", begin], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as cli:
+        assert cli.stderr is not None
+        assert cli.stderr.readline() == "s\n"
+        os.killpg(cli.pid, signal.SIGINT)
+        assert cli.stderr.read().endswith("Error: interrupted\n")
+    assert cli.returncode == 1
+    assert sorted(os.listdir(tmp_path)) == ["python", "tiny.gguf"]
