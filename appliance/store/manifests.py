@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,9 +139,7 @@ class Manifests:
     def read(self, name: ModelName) -> bytes:
         """The manifest's bytes; raises FileNotFoundError, or CorruptManifest if no file can be there."""
         path = self.path(name)
-        folders = [self.folder.joinpath(*name.parts[:depth]) for depth in (1, 2, 3)]
-        if any(part.is_symlink() for part in (*folders, path)):
-            raise CorruptManifest(f"the manifest of '{name.short}' is a link, which is not followed")
+        self._refuse_links(name, (*self._folders(name), path))
         try:
             return path.read_bytes()
         except NotADirectoryError as error:
@@ -150,18 +148,30 @@ class Manifests:
             raise CorruptManifest(f"the manifest of '{name.short}' is a folder") from error
 
     def write(self, name: ModelName, raw: bytes) -> None:
-        """Put a manifest in place, wholly or not at all."""
+        """Put a manifest in place, wholly or not at all; raises CorruptManifest where a folder is a link."""
+        self._refuse_links(name, self._folders(name))
         # Partials lie beside the hosts' folders: where tags are, they would look like manifests.
         write_atomic(self.path(name), raw, partials=self.folder)
 
     def delete(self, name: ModelName) -> None:
-        """Remove a manifest and the folders it leaves empty; raises FileNotFoundError."""
+        """Remove a manifest, or a link in its place, and the folders it leaves empty.
+
+        Raises FileNotFoundError, and CorruptManifest where a folder is a link.
+        """
         path = self.path(name)
+        self._refuse_links(name, self._folders(name))
         path.unlink()
         sync_folder(path.parent)
         with contextlib.suppress(OSError):  # the first folder that is not empty ends it
             for folder in path.parents[:3]:
                 folder.rmdir()
+
+    def _folders(self, name: ModelName) -> tuple[Path, ...]:
+        return tuple(self.folder.joinpath(*name.parts[:depth]) for depth in (1, 2, 3))
+
+    def _refuse_links(self, name: ModelName, paths: Iterable[Path]) -> None:
+        if any(path.is_symlink() for path in paths):
+            raise CorruptManifest(f"the manifest of '{name.short}' is a link, which is not followed")
 
     def remove_empty_folders(self) -> None:
         """Remove folders that hold no manifest."""

@@ -131,9 +131,12 @@ class StoredModel:
         found = self.layers("messages")
         return tuple(_message(fields) for fields in self._json(found[-1], list)) if found else ()
 
-    @property
+    @cached_property
     def header(self) -> HeaderFacts | None:
-        """The facts of its GGUF, None if it has none; raises BlobNotFound, NotGGUF, TruncatedGGUF."""
+        """The facts of its GGUF, None if it has none; raises BlobNotFound, NotGGUF, TruncatedGGUF.
+
+        Kept: a model that is loaded can be deleted, and is still listed as loaded.
+        """
         return self.headers.facts(self.model_digest) if self.model_digest else None
 
     def full_header(self) -> GGUFHeader | None:
@@ -172,7 +175,7 @@ class StoredModel:
 
     def _json(self, layer: Layer, shape: type) -> Any:
         try:
-            value = json.loads(self._read(layer))
+            value = _writable(json.loads(self._read(layer)))
         except (ValueError, RecursionError) as error:
             raise self._corrupt(layer) from error
         if not isinstance(value, shape):
@@ -190,11 +193,18 @@ class StoredModel:
         return CorruptManifest(f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})")
 
 
+def _writable(value: Any) -> Any:
+    """`value` of JSON, where half a surrogate pair, which no answer could carry, is U+FFFD as in Go."""
+    text = json.dumps(value, ensure_ascii=False)
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value if whole == text else json.loads(whole)
+
+
 def _message(fields: Any) -> Message:
     """A message as its layer holds it; raises CorruptManifest."""
     try:
         images = tuple(base64.b64decode(image, validate=True) for image in fields.get("images") or ())
-        tool_calls = tuple(fields.get("tool_calls") or ())
+        tool_calls = tuple(_tool_call(call) for call in fields.get("tool_calls") or ())
     except (AttributeError, TypeError, ValueError) as error:
         raise CorruptManifest("a message in a messages layer is damaged") from error
     return Message(
@@ -206,3 +216,13 @@ def _message(fields: Any) -> Message:
         tool_name=str(fields.get("tool_name") or ""),
         tool_call_id=str(fields.get("tool_call_id") or ""),
     )
+
+
+def _tool_call(fields: Any) -> dict[str, Any]:
+    """A tool call with all its fields, of which older stores leave out some; raises TypeError, AttributeError."""
+    function = fields.get("function") or {}
+    index, arguments = function.get("index") or 0, function.get("arguments") or {}
+    if type(index) is not int or not isinstance(arguments, dict):
+        raise TypeError("a tool call's field has the wrong type")
+    call = {"index": index, "name": str(function.get("name") or ""), "arguments": arguments}
+    return {"id": str(fields.get("id") or ""), "function": call}

@@ -237,12 +237,45 @@ def test_a_config_of_wrong_types_says_nothing(store: Store, create: Create) -> N
     assert store.model("m").details().requires == ""
 
 
-@pytest.mark.parametrize("raw", [b"3", b"[3]", b'[{"images":["%"]}]', b'[{"images":3}]', b'[{"tool_calls":3}]', b"["])
+@pytest.mark.parametrize(
+    "raw",
+    [b"3", b"[3]", b'[{"images":["%"]}]', b'[{"images":3}]', b'[{"tool_calls":3}]', b'[{"tool_calls":[3]}]', b"["],
+)
 def test_damaged_messages(store: Store, create: Create, raw: bytes) -> None:
     create("m")
+    add_messages(store, raw)
+    with pytest.raises(CorruptManifest):
+        _ = store.model("m").messages
+
+
+def add_messages(store: Store, raw: bytes) -> None:
     model = store.model("m")
     store.blobs.add(raw)
     layer = Layer("application/vnd.ollama.image.messages", digest_of(raw), len(raw))
     store.publish(model.name, [*model.manifest.layers, layer], b"{}")
-    with pytest.raises(CorruptManifest):
-        _ = store.model("m").messages
+
+
+def test_tool_calls_of_older_stores_lack_fields(store: Store, create: Create) -> None:
+    create("m")
+    add_messages(store, b'[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"x":1}}},{}]}]')
+    (message,) = store.model("m").messages
+    assert message.tool_calls == (
+        {"id": "", "function": {"index": 0, "name": "f", "arguments": {"x": 1}}},
+        {"id": "", "function": {"index": 0, "name": "", "arguments": {}}},
+    )
+
+
+def test_half_a_surrogate_pair_is_replaced(store: Store, create: Create) -> None:
+    create("m")
+    model = store.model("m")
+    store.publish(model.name, model.manifest.layers, rb'{"model_family":"a\ud800b","model_families":["\ud83d\ude00"]}')
+    facts = store.model("m").facts()
+    assert (facts.family, facts.families) == ("a\ufffdb", ("\U0001f600",))
+
+
+def test_what_was_read_of_a_model_outlives_it(store: Store, create: Create) -> None:
+    create("m")
+    model = store.model("m")
+    facts = model.facts()
+    store.delete("m")
+    assert model.facts() == facts
