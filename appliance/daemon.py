@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 
@@ -24,10 +25,9 @@ KEEP_ALIVE_S = 75
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ApplianceError when the address cannot be bound."""
-    listener = bind(settings.host, settings.port)
-    with listener:
-        store = Store(settings.models, noprune=settings.noprune)
+    """Serve until SIGINT or SIGTERM. Raises ApplianceError for an address or a models folder that cannot be used."""
+    with bind(settings.host, settings.port) as listener:
+        store = open_store(settings)
         service = Service(settings, store)
         config = uvicorn.Config(
             create_app(service, settings),
@@ -42,14 +42,27 @@ def run(settings: Settings) -> None:
         Daemon(config, service).run(sockets=[listener])
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ApplianceError that says what is wrong with the address."""
+def open_store(settings: Settings) -> Store:
+    """The store of the models folder. Raises ApplianceError that says why the folder cannot be used."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        return Store(settings.models, noprune=settings.noprune)
+    except OSError as error:
+        raise ApplianceError(f"cannot use the models folder {settings.models}: {error.strerror}") from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, IPv4 where a name has both. Raises ApplianceError that says what is wrong."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+            stack.pop_all()
+    except UnicodeError as error:
+        raise ApplianceError(f"cannot listen on {host}:{port}: not a host name") from error
     except OSError as error:
         raise ApplianceError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
