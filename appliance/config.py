@@ -36,6 +36,7 @@ _DURATION_UNITS_S = {
     "m": 60.0,
     "h": 3.6e3,
 }
+_LONGEST_S = 2**63 / 1e9  # Go's longest duration, 292 years
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -106,7 +107,7 @@ def _canonical(host: str) -> str:
 
 def _keep_alive_s(text: str) -> float:
     seconds = parse_duration_s(text)
-    return FOREVER_S if seconds < 0 else seconds
+    return FOREVER_S if seconds < 0 or seconds >= _LONGEST_S else seconds
 
 
 def _timeout_s(text: str) -> float:
@@ -182,25 +183,25 @@ class Settings:
         300.0,
         "OLLAMA_LOAD_TIMEOUT",
         _timeout_s,
-        "How long loading or converting a model may take; 0 or less is no limit",
+        "How long converting a model may go on without progress; 0 or less is no limit",
     )
     context_length: int = _setting(
         0,
         "OLLAMA_CONTEXT_LENGTH",
         _integer(0),
-        "Context in tokens where neither request nor model sets num_ctx; 0 decides by memory",
+        "Context in tokens where neither request nor model sets num_ctx; 0 is 4096",
     )
     num_parallel: int = _setting(
         4, "OLLAMA_NUM_PARALLEL", _integer(1), "Requests that one model answers at the same time"
     )
     max_loaded_models: int = _setting(
-        0, "OLLAMA_MAX_LOADED_MODELS", _integer(0), "Models loaded at the same time; 0 leaves it to memory"
+        0, "OLLAMA_MAX_LOADED_MODELS", _integer(0), "Models loaded at the same time; 0 is 3"
     )
-    max_queue: int = _setting(512, "OLLAMA_MAX_QUEUE", _integer(0), "Requests that may wait; one more is answered 503")
+    max_queue: int = _setting(512, "OLLAMA_MAX_QUEUE", _integer(1), "Requests that may wait; one more is answered 503")
     origins: tuple[str, ...] = _setting(
         (), "OLLAMA_ORIGINS", _list, "Browser origins allowed besides the local ones, separated by commas"
     )
-    debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 logs more, 2 logs every step")
+    debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 or more logs each request, and more of what goes on inside")
     noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
     nohistory: bool = _setting(False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`")
     provider: str = _setting(

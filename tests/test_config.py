@@ -41,6 +41,11 @@ def test_defaults(environ: Mapping[str, str]) -> None:
     assert {settings.origin_of(each.name) for each in setting_fields()} == {"default"}
 
 
+@pytest.mark.parametrize("text", ["-1", "1e12", "1e300", "inf", "3000000h"])
+def test_a_keep_alive_beyond_all_dates_is_for_ever(environ: dict[str, str], text: str) -> None:
+    assert load_settings({}, environ | {"OLLAMA_KEEP_ALIVE": text}).keep_alive_s == math.inf
+
+
 def test_each_source_wins_over_the_one_below(file: Path, environ: dict[str, str]) -> None:
     file.write_text("num_parallel = 1\nmax_queue = 1\nthreads = 1\n")
     environ |= {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_QUEUE": "2"}
