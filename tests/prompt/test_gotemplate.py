@@ -321,3 +321,7 @@ def test_well_formed_sources_render_or_fail_while_executing(actions: list[str]) 
 @given(text=st.text(st.characters(exclude_characters="{"), max_size=60))
 def test_text_without_braces_is_its_own_rendering(text: str) -> None:
     assert render(text) == text
+
+
+def test_urlquery_of_half_a_character() -> None:
+    assert GoTemplate("{{ urlquery .Prompt }}").execute({"Prompt": "a\ud800", "Response": ""}) == "a%3F"

@@ -127,6 +127,10 @@ def _js_escaped(character: str) -> str:
     return character if character.isprintable() else f"\\u{ord(character):04X}"
 
 
+def _urlquery(context: Context, *values: Any) -> str:
+    return quote_plus(_text(context, values), safe="", errors="replace")
+
+
 def _printf(context: Context, layout: Any, *values: Any) -> str:
     if not isinstance(layout, str):
         raise FunctionError(f"wrong type for value; expected string; got {type_name(layout)}")
@@ -165,7 +169,9 @@ FUNCTIONS: Mapping[str, Function] = {
     "println": Function(lambda context, *values: sprintln(context.meter, values), 0, None),
     "html": Function(lambda context, *values: _text(context, values).translate(HTML), 0, None),
     "js": Function(lambda context, *values: "".join(map(_js_escaped, _text(context, values))), 0, None),
-    "urlquery": Function(lambda context, *values: quote_plus(_text(context, values), safe=""), 0, None),
+    "urlquery": Function(
+        lambda context, *values: quote_plus(_text(context, values), safe="", errors="replace"), 0, None
+    ),
     "json": Function(lambda _, value: to_json(value), 1, 1),
     "currentDate": Function(lambda context, *_: f"{context.now:%Y-%m-%d}", 0, None),
     "yesterdayDate": Function(lambda context, *_: f"{context.now - timedelta(days=1):%Y-%m-%d}", 0, None),
