@@ -69,13 +69,16 @@ class Client:
     """
 
     def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(
-            base_url=base_url,
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            transport=transport,
-            trust_env=False,
-            headers={"User-Agent": f"appliance/{__version__}"},
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=base_url,
+                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                transport=transport,
+                trust_env=False,
+                headers={"User-Agent": f"appliance/{__version__}"},
+            )
+        except httpx.InvalidURL as error:
+            raise ApplianceError(f"invalid server address {base_url}: {error}") from error
 
     def __enter__(self) -> Client:
         return self

@@ -55,7 +55,10 @@ def _request(client: Client, modelfile: Modelfile, base: Path, statuses: Statuse
     for name in modelfile.sources:
         path = expand(name, base)
         if path.exists():
-            files |= model_files(path)
+            found = model_files(path)
+            if twice := files.keys() & found.keys():
+                raise ApplianceError(f"FROM {name}: there is another file named {min(twice)}")
+            files |= found
         else:
             source = name
     if modelfile.adapter:

@@ -80,19 +80,6 @@ def go_duration(nanoseconds: int) -> str:
     return f"{minutes // 60}h{minutes % 60}m{seconds}"
 
 
-def go_float(number: float) -> str:
-    """Go's %g: the shortest digits, with an exponent from a million up: "1000", "8e+09", "1e-05", "0.5"."""
-    sign, digits, exponent = Decimal(repr(float(number))).normalize().as_tuple()
-    if not isinstance(exponent, int):
-        return {"F": "+Inf", "n": "NaN"}.get(exponent, "NaN") if not sign else "-Inf"
-    power = len(digits) - 1 + exponent
-    if number == 0 or -4 <= power < max(21 if len(digits) > 21 else 6, 6):
-        return f"{Decimal(repr(float(number))).normalize():f}"
-    mantissa = "".join(map(str, digits))
-    point = "." if len(mantissa) > 1 else ""
-    return f"{'-' if sign else ''}{mantissa[0]}{point}{mantissa[1:]}e{power:+03d}"
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns four spaces apart, no borders.
 

@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = str(error)
     except ClickException as error:
         message = error.format_message()
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except (Abort, KeyboardInterrupt):
         message = "interrupted"
     else:

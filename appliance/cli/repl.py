@@ -192,8 +192,11 @@ def _set_parameter(session: Session, rest: str) -> None:
     if not values:
         click.echo("Usage:\n  /set parameter <name> <value>")
         return
-    read = [read_parameter(name, value) for value in values]
-    session.options[name] = values if isinstance(read[0], list) else read[-1]
+    value = read_parameter(name, values[0])
+    several = isinstance(value, list)
+    if len(values) > 1 and not several:
+        raise ApplianceError(f"parameter '{name}' takes one value")
+    session.options[name] = values if several else value
     click.echo(f"Set parameter '{name}' to '{', '.join(values)}'")
 
 

@@ -50,7 +50,8 @@ def run(
 
     What is piped in comes before PROMPT.
     """
-    piped = "" if sys.stdin.isatty() else sys.stdin.read()
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    piped = "" if interactive else _piped()
     text = " ".join(part for part in (piped, *prompt) if part)
     with connect() as client:
         session = Session(
@@ -64,7 +65,7 @@ def run(
             verbose=verbose,
         )
         messages = session.show().get("messages") or []  # also says at once that a model is missing
-        if text or not sys.stdin.isatty() or not sys.stdout.isatty():
+        if text or not interactive or not sys.stdout.isatty():
             try:
                 session.generate(text)
             except KeyboardInterrupt:
@@ -75,6 +76,15 @@ def run(
             session.load()
         settings = load_settings({}, os.environ)
         loop(session, Reader(None if settings.nohistory else history_path(os.environ)))
+
+
+def _piped() -> str:
+    if sys.stdin is None:  # closed
+        return ""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ApplianceError(f"standard input is not text in {error.encoding}") from error
 
 
 def _seconds(text: str | None) -> float | None:

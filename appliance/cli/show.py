@@ -8,8 +8,9 @@ from typing import Any
 import rich_click as click
 
 from appliance.cli.client import connect
-from appliance.cli.formats import cell_width, go_float, human_count, section
+from appliance.cli.formats import cell_width, human_count, section
 from appliance.errors import ApplianceError
+from appliance.prompt.gotemplate.values import show_float
 
 PARTS = ("license", "modelfile", "parameters", "template", "system")
 _PREVIEW_LINES = 2
@@ -115,7 +116,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return go_float(value)
+        return show_float(float(value))
     return "<nil>" if value is None else str(value)
 
 

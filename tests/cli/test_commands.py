@@ -308,3 +308,34 @@ def test_lines_are_split_at_line_feeds_only() -> None:
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         list(client_module._lines(b"x" * 2**20 for _ in range(9)))
+
+
+def test_an_address_that_is_none(appliance: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "a:b:c")
+    outcome = appliance("list")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Error: invalid server address http://a:b:c:11434: ")
+
+
+def test_what_the_disk_refuses_is_an_error(
+    appliance: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Modelfile").write_text(f"FROM {'a' * 300}\n")
+    outcome = appliance("create", "m")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == f"Error: {tmp_path / ('a' * 300)}: File name too long"
+
+
+def test_two_files_of_one_name_are_refused(
+    appliance: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.gguf").write_text(folder)
+    (tmp_path / "Modelfile").write_text("FROM a/m.gguf\nFROM b/m.gguf\n")
+    outcome = appliance("create", "m")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == "Error: FROM b/m.gguf: there is another file named m.gguf"
+    assert server.asked("/api/create") == []

@@ -8,7 +8,6 @@ import pytest
 
 from appliance.cli.formats import (
     go_duration,
-    go_float,
     human_bytes,
     human_count,
     human_span,
@@ -17,6 +16,7 @@ from appliance.cli.formats import (
     section,
     table,
 )
+from appliance.prompt.gotemplate.values import show_float
 
 NOW = datetime(2026, 8, 21, 9, 30, tzinfo=UTC)
 
@@ -143,7 +143,7 @@ def test_durations(nanoseconds: int, text: str) -> None:
     ],
 )
 def test_floats(number: float, text: str) -> None:
-    assert go_float(number) == text
+    assert show_float(float(number)) == text
 
 
 def test_a_table_pads_every_column_the_last_one_too() -> None:

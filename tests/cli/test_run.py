@@ -200,6 +200,7 @@ def test_commands_of_the_conversation(model: Server, terminal: Terminal) -> None
     assert terminal.says("/set parameter temperature 0.5") == "Set parameter 'temperature' to '0.5'"
     assert terminal.says("/set parameter stop a b") == "Set parameter 'stop' to 'a, b'"
     assert terminal.says("/set parameter top_k many") == "Error: invalid int value [many]"
+    assert terminal.says("/set parameter top_k 1 2") == "Error: parameter 'top_k' takes one value"
     assert terminal.says("/set system Be brief.") == "Set system message."
     assert terminal.says("/set format json") == "Set format to 'json' mode."
     assert terminal.says("/set think low") == "Set 'think' mode to 'low'."
@@ -292,3 +293,17 @@ def test_no_history_when_it_is_not_wanted(model: Server, monkeypatch: pytest.Mon
     assert shown.process.wait(timeout=20) == 0
     os.close(shown.fd)
     assert not (tmp_path / "edge-appliance" / "history").exists()
+
+
+def test_without_standard_input(appliance: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.says("POST", "/api/show", {})
+    server.says("POST", "/api/generate", {"response": "Hi", "done": True})
+    monkeypatch.setattr("sys.stdin", None)
+    outcome = appliance("run", "m", "hello")
+    assert (outcome.code, outcome.out) == (0, "Hi\n\n")
+
+
+def test_standard_input_that_is_no_text(appliance: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    outcome = appliance("run", "m", "hello")
+    assert (outcome.code, outcome.err) == (1, "Error: standard input is not text in utf-8\n")
