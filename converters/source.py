@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from appliance.errors import TruncatedGGUF, UnsupportedModel
+from appliance.errors import NotGGUF, TruncatedGGUF, UnsupportedModel
 from appliance.store.gguf_header import TensorInfo, read_header
 
 CHUNK_VALUES = 1 << 20
@@ -41,7 +41,10 @@ class GGUFSource:
         self._file.close()
 
     def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns])."""
+        """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns]).
+
+        Raises TruncatedGGUF, and NotGGUF for values that are infinite or no numbers.
+        """
         columns = tensor.shape[-1]
         rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
         row_bytes = tensor.size // rows
@@ -53,7 +56,10 @@ class GGUFSource:
             if len(data) < count * row_bytes:
                 raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file.fileno()).st_size)
             raw = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
-            yield raw, dequantise(raw, tensor.type_name)
+            values = dequantise(raw, tensor.type_name)
+            if not np.isfinite(values).all():
+                raise NotGGUF(f"a damaged model: tensor {tensor.name} holds values that are not finite")
+            yield raw, values
 
     def values(self, tensor: TensorInfo) -> NDArray[np.float32]:
         """The whole of a small tensor, in its own shape."""

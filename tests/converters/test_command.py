@@ -240,6 +240,18 @@ def test_a_partial_of_a_dead_process_is_removed(tmp_path: Path, pid: int, name: 
     assert sorted(os.listdir(tmp_path)) == [name, "tiny.gguf"]
 
 
+@pytest.mark.parametrize("recipe", ["exact", "fp32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["blk.1.ffn_up.weight", "blk.1.ffn_up.bias"])
+def test_weights_that_are_no_numbers_are_refused(run, tmp_path: Path, recipe: str, value: float, name: str) -> None:
+    array = np.zeros((96, 64) if name.endswith("weight") else 96, np.float32)
+    array[-1] = value
+    status, lines = run("--recipe", recipe, tensors={name: array})
+    assert (status, lines[-1]["kind"]) == (1, "NotGGUF")
+    assert f"tensor {name} holds values that are not finite" in lines[-1]["error"]
+    assert list(tmp_path.glob("out/*")) == []
+
+
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "tiny.gguf")
     command = [sys.executable, "-m", "converters", str(source), "--out", str(tmp_path / "b"), "--json"]
