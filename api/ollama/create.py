@@ -13,7 +13,6 @@ from api import streaming
 from api.encode import JSON_PLAIN, JSONResponse
 from api.errors import ErrorResponse, error_response
 from api.ollama import wire
-from api.ollama.blobs import checked
 from api.ollama.inference import message
 from api.ollama.routes import ERRORS, StreamedOperation
 from api.requests import GoJSON
@@ -60,8 +59,6 @@ def request(data: wire.CreateRequest) -> core.CreateRequest:
         raise Unsupported("draft models are not supported")
     if data.remote_host:
         raise Forbidden("ollama cloud is disabled: remote models are unavailable")
-    check_files(data.files)
-    check_files(data.adapters)
     licenses = [data.license] if isinstance(data.license, str) else data.license
     return core.CreateRequest(
         model=data.model or data.name,
@@ -79,14 +76,6 @@ def request(data: wire.CreateRequest) -> core.CreateRequest:
         requires=data.requires,
         info=data.info,
     )
-
-
-def check_files(files: Mapping[str, str]) -> None:
-    """Paths stay inside the folder that they are relative to, digests have their form; raises InvalidRequest."""
-    for path, digest in files.items():
-        if path != "." and any(part in ("", ".", "..") for part in path.split("/")):
-            raise InvalidRequest("file path must be relative")
-        checked(digest)
 
 
 def event(progress: core.Progress) -> wire.ProgressResponse:
