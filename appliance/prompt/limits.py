@@ -25,9 +25,9 @@ class Limits:
     """One rendering's limits. Texts and elements that the caller puts in come on top of what they allow."""
 
     time_s: float = 2.0
-    output_chars: int = 4 * 2**20  # also of any one value on the way there
+    output_chars: int = 2**20  # also of any one value on the way there; lists of its parts take up to 90 times that
     elements: int = 250_000  # of one nested value: list items, dictionary entries
-    effort: int = 32  # characters built on the way, in multiples of output_chars
+    effort: int = 128  # characters built on the way, in multiples of output_chars
     depth: int = 60  # of calls within calls
     source_chars: int = 64 * 2**10
 

@@ -2,8 +2,9 @@
 
 jinja2's sandbox keeps templates away from Python's insides. It does not keep them from running for ever or from
 filling memory, so here every loop turn, call, operator, filter and piece of output passes a Meter, and nothing
-that could grow is built before its size is known. What no chat template needs is left out: attributes beyond
-the plain methods of strings, lists and dictionaries, and filters whose regular expressions may backtrack.
+that could have more characters than its arguments is built before their number is known; lists of a text's parts
+are counted afterwards. What no chat template needs is left out: attributes beyond the plain methods of strings,
+lists and dictionaries, and filters whose regular expressions may backtrack.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ SIZE, TIME, DEPTH = "size limit of", "time limit of", "nested"
 HOSTILE = [
     ("{{ range 9223372036854775807 }}{{ end }}", TIME),
     ("{{ range 100000 }}{{ range 100000 }}{{ end }}{{ end }}", TIME),
-    ('{{ $s := printf "%4000000d" 1 }}{{ range 100000 }}{{ $q := printf "%q" $s }}{{ end }}', TIME),
+    ('{{ $s := printf "%1000000d" 1 }}{{ range 100000 }}{{ $q := printf "%q" $s }}{{ end }}', TIME),
     ('{{ define "a" }}{{ template "a" . }}{{ end }}{{ template "a" . }}', DEPTH),
     ("{{ " + "(" * 20000 + " }}", DEPTH),
     ("{{ if 1 }}" * 5000, DEPTH),
@@ -278,8 +278,8 @@ HOSTILE = [
     ('{{ printf "%.1000000000f" 1.0 }}', SIZE),
     ('{{ printf "%*d" 1000000000 1 }}', SIZE),
     ('{{ printf "%.' + "9" * 5000 + 'd" 1 }}', SIZE),
-    ('{{ $s := printf "%4000000d" 1 }}{{ print' + " $s" * 20000 + " }}", SIZE),
-    ('{{ $s := printf "%4000000d" 1 }}{{ printf "' + "%[1]s" * 1000 + '" $s }}', SIZE),
+    ('{{ $s := printf "%1000000d" 1 }}{{ print' + " $s" * 20000 + " }}", SIZE),
+    ('{{ $s := printf "%1000000d" 1 }}{{ printf "' + "%[1]s" * 1000 + '" $s }}', SIZE),
     ("{{ range 1000000 }}xxxxxxxxxxxxxxxxxxxx{{ end }}", SIZE),
     ("a" * 70_000, "limit of 65,536 characters"),
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -198,8 +200,8 @@ HOSTILE = [
     ("{{ [1] | slice(1000000000) | list }}", SIZE),
     ("{% for row in [1] | batch(99999, 'a' * 1000000) %}{{ row }}{% endfor %}", SIZE),
     ("{{ range(99999) | map('string') | map('center', 99999) | list }}", EFFORT),
-    ("{{ ('a' * 4000000).rfind('ab' + 'a' * 2000000) }}", EFFORT),
-    ("{{ ('b' * 4000000) | trim('a' * 2000000 + 'b') }}", EFFORT),
+    ("{{ ('a' * 1000000).rfind('ab' + 'a' * 500000) }}", EFFORT),
+    ("{{ ('b' * 1000000) | trim('a' * 500000 + 'b') }}", EFFORT),
     ("{% set x %}{% for i in range(99999) %}" + "y" * 9999 + "{% endfor %}{% endset %}", EFFORT),
     ("{% for i in range(99999) %}" + "y" * 9999 + "{% endfor %}", SIZE),
     ("{{ strftime_now('%c' * 1000000) }}", SIZE),
@@ -264,3 +266,16 @@ def test_contents_come_through_unescaped(content: str, schema: Any) -> None:
     template = JinjaTemplate("{{ messages[0].content }}|{{ tools | tojson }}")
     rendered = template.render([{"role": "user", "content": content}], tools=[{"schema": schema}])
     assert rendered == f"{content}|{json.dumps([{'schema': schema}], ensure_ascii=False)}"
+
+
+@pytest.mark.parametrize("step", ["s | list", "s.split('b')", "s | title"])
+def test_hostile_templates_stay_small(step: str) -> None:
+    """Lists and words of a text are made before they are counted, so a text must not be long to begin with."""
+    template = JinjaTemplate(f"{{% set s = '一b' * {Limits().output_chars // 2 - 100} %}}{{{{ ({step}) | length }}}}")
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(InvalidTemplate):
+            template.render([])
+        assert tracemalloc.get_traced_memory()[1] < 128 * 2**20
+    finally:
+        tracemalloc.stop()
