@@ -168,7 +168,7 @@ class Service:
         """
         if await self.has_blob(digest):
             return False
-        writer = await asyncio.to_thread(self._store.blobs.writer, digest, length)
+        writer = self._store.blobs.writer(digest, length)  # opens a file, and nothing may come between it and `try`
         try:
             async for chunk in chunks:
                 await asyncio.to_thread(writer.write, chunk)
