@@ -50,7 +50,7 @@ class LoadOptions:
 
 @dataclass(eq=False)
 class Runner:
-    """A loaded model. `active` counts requests that hold it."""
+    """A loaded model. `active` counts requests that hold it, `context_length` is the last one's."""
 
     model: StoredModel
     bundle: Bundle
@@ -61,6 +61,7 @@ class Runner:
     reserved_bytes: int
     keep_alive_s: float
     context_length: int
+    reserved_tokens: int
     active: int = 0
     draining: bool = False
     last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -124,8 +125,22 @@ class Manager:
             await self._close(runner)
         await asyncio.gather(*self._finishing)
 
-    def context_for(self, options: Options, bundle: Bundle) -> int:
-        """The context length of a request, in tokens."""
+    def reserve(self, runner: Runner, options: Options) -> int:
+        """The context length of a request on `runner`, in tokens, with the memory for it in every slot.
+
+        Raises NotEnoughMemory when it is longer than any before it and no longer fits.
+        """
+        wanted = self._context_for(options, runner.bundle)
+        more = max(0, wanted - runner.reserved_tokens)
+        needed = more * runner.bundle.kv_bytes_per_token * runner.engine.backend.slots
+        if needed and needed > (budget := self._budget()):
+            raise NotEnoughMemory(runner.reserved_bytes + needed, runner.reserved_bytes + max(budget, 0))
+        runner.reserved_bytes += needed
+        runner.reserved_tokens += more
+        runner.context_length = wanted
+        return wanted
+
+    def _context_for(self, options: Options, bundle: Bundle) -> int:
         default = self._settings.context_length or DEFAULT_CONTEXT_TOKENS
         return context_tokens(options.num_ctx, default, bundle.context_length)
 
@@ -201,7 +216,7 @@ class Manager:
         folder = model.bundle_path(self._settings.recipe)
         await self._convert(model, folder)
         bundle = await asyncio.to_thread(read_description, folder)
-        context = self.context_for(options, bundle)
+        context = self._context_for(options, bundle)
         weights = sum(file.stat().st_size for file in folder.iterdir())
         slots, needed = await self._make_room(bundle, weights, context)
         engine, tokenizer = await self._open_whole(model, bundle, slots, wanted)
@@ -215,6 +230,7 @@ class Manager:
             needed,
             self._settings.keep_alive_s,
             context_length=context,
+            reserved_tokens=context,
         )
         self._runners[model.model_digest] = runner
         log.info("loaded %s: %s, %d slots of %d tokens", model.name.short, engine.backend.provider, slots, context)

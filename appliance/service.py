@@ -188,7 +188,7 @@ class Service:
             if build is None:
                 yield Reply(done=True, done_reason=DoneReason.LOAD)
                 return
-            runner.context_length = num_ctx = self._manager.context_for(chosen, runner.bundle)
+            num_ctx = self._manager.reserve(runner, chosen)
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
             schema = schema_of(request.format)
             constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None

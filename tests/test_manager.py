@@ -197,6 +197,23 @@ def test_a_client_cannot_have_more_threads_than_there_are_cores(play: Play, monk
     play(scenario)
 
 
+def test_a_longer_context_needs_its_memory_too(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        runner = await world.use("a", num_ctx=128)
+        before = runner.reserved_bytes
+        slots = runner.engine.backend.slots * runner.bundle.kv_bytes_per_token
+        assert world.manager.reserve(runner, chosen(num_ctx=256)) == 256
+        assert runner.reserved_bytes == before + 128 * slots
+        assert world.manager.reserve(runner, chosen(num_ctx=64)) == 64
+        assert runner.reserved_bytes == before + 128 * slots
+        world.manager._settings = replace(world.manager._settings, memory_budget_bytes=runner.reserved_bytes + 1)
+        with pytest.raises(NotEnoughMemory):
+            world.manager.reserve(runner, chosen(num_ctx=512))
+        assert runner.context_length == 64
+
+    play(scenario)
+
+
 def test_other_load_options_load_again_and_num_ctx_does_not(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
 
