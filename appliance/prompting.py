@@ -135,7 +135,7 @@ def template_of(model: StoredModel, runner: Runner) -> PromptTemplate:
         model.template if model.uses_go_template else "",
         model.chat_template,
         text(bundle.bos_token),
-        text(bundle.eos_tokens[0]),
+        text(next(iter(bundle.eos_tokens), None)),
     )
 
 
