@@ -22,6 +22,7 @@ from appliance.errors import InvalidSetting
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 11434
+DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
 RECIPES = ("exact", "fp32")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
@@ -225,6 +226,12 @@ class Settings:
         "APPLIANCE_MEMORY_BUDGET_BYTES",
         _integer(0),
         "Memory that models may use; 0 is 80 % of what is available",
+    )
+    prefix_cache_bytes: int = _setting(
+        DEFAULT_PREFIX_CACHE_BYTES,
+        "APPLIANCE_PREFIX_CACHE_BYTES",
+        _integer(0),
+        "Most memory of each loaded model for the beginnings of past prompts; 0 shares no prompts at all",
     )
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 

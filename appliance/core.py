@@ -76,7 +76,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost. `prompt_tokens` is the whole prompt, `cached_tokens` the part found in a slot."""
+    """What a request cost. `prompt_tokens` is the whole prompt, `cached_tokens` the part found in the cache."""
 
     prompt_tokens: int
     cached_tokens: int

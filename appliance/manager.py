@@ -218,8 +218,8 @@ class Manager:
         bundle = await asyncio.to_thread(read_description, folder)
         context = self._context_for(options, bundle)
         weights = sum(file.stat().st_size for file in folder.iterdir())
-        slots, needed = await self._make_room(bundle, weights, context)
-        engine, tokenizer = await self._open_whole(model, bundle, slots, wanted)
+        slots, cache, needed = await self._make_room(bundle, weights, context)
+        engine, tokenizer = await self._open_whole(model, bundle, slots, cache, wanted)
         runner = Runner(
             model,
             bundle,
@@ -250,10 +250,10 @@ class Manager:
             raise ConversionFailed(f"timed out: converting the model made no progress for {limit:g} seconds") from error
 
     async def _open_whole(
-        self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions
+        self, model: StoredModel, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
     ) -> tuple[Engine, Tokenizer]:
         """Open in a thread; when client or server go away meanwhile, what was opened is closed again."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, bundle, slots, wanted))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, bundle, slots, cache, wanted))
         try:
             opened = await asyncio.shield(opening)
             self._require_open()
@@ -262,7 +262,9 @@ class Manager:
             raise
         return opened
 
-    def _open(self, model: StoredModel, bundle: Bundle, slots: int, wanted: LoadOptions) -> tuple[Engine, Tokenizer]:
+    def _open(
+        self, model: StoredModel, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
+    ) -> tuple[Engine, Tokenizer]:
         folder = model.bundle_path(self._settings.recipe)
         tokenizer = Tokenizer.load(folder, bundle)
         backend = open_backend(folder, bundle, slots=slots, setting=wanted.provider, threads=wanted.threads)
@@ -272,6 +274,7 @@ class Manager:
             eos=bundle.eos_tokens,
             chunk_tokens=self._settings.prefill_chunk_tokens,
             max_waiting=self._settings.max_queue,
+            prefix_cache_bytes=cache,
             name=model.name.short,
         )
         return engine, tokenizer
@@ -283,10 +286,11 @@ class Manager:
             threads = min(options.num_thread, os.cpu_count() or 1)
         return LoadOptions(threads, provider)
 
-    async def _make_room(self, bundle: Bundle, weights: int, context: int) -> tuple[int, int]:
+    async def _make_room(self, bundle: Bundle, weights: int, context: int) -> tuple[int, int, int]:
         """Unload models until this one fits, idle ones and short keep-alives first. With as many slots as fit.
 
-        Returns slots and bytes reserved. Raises NotEnoughMemory, without unloading anything when that cannot help.
+        Returns slots, prefix cache bytes (out of what the slots leave) and all bytes reserved. Raises NotEnoughMemory,
+        without unloading anything when that cannot help.
         """
         fixed = int(weights * WEIGHTS_FACTOR) + OVERHEAD_BYTES
         slot = bundle.kv_bytes_per_token * context
@@ -304,7 +308,8 @@ class Manager:
         slots = min(self._settings.num_parallel, (budget - fixed) // slot)
         if slots < self._settings.num_parallel:
             log.warning("memory allows %d of %d parallel requests", slots, self._settings.num_parallel)
-        return slots, fixed + slots * slot
+        cache = min(self._settings.prefix_cache_bytes, budget - fixed - slots * slot)
+        return slots, cache, fixed + slots * slot + cache
 
     def _budget(self) -> int:
         """Bytes that another model may take."""

@@ -134,7 +134,7 @@ def test_memory_decides_how_many_slots_there_are(play: Play) -> None:
         play_budget.append(fixed + 2 * slot)
 
     play_budget: list[int] = []
-    play(scenario)
+    play(scenario, prefix_cache_bytes=0)
 
     async def tight(world: World) -> None:
         runner = await world.use("a", num_ctx=512)
@@ -161,7 +161,7 @@ def test_a_model_that_can_never_fit_evicts_nothing(play: Play) -> None:
             await world.use("b", num_ctx=512)
         assert world.loaded == {"a"}
 
-    play(measure)
+    play(measure, prefix_cache_bytes=0)
     play(scenario, memory_budget_bytes=sizes[0])
 
 
@@ -212,6 +212,24 @@ def test_a_longer_context_needs_its_memory_too(play: Play) -> None:
         assert runner.context_length == 64
 
     play(scenario)
+
+
+def test_the_prefix_cache_takes_what_memory_the_slots_leave(play: Play) -> None:
+    reserved: list[int] = []
+
+    async def roomy(world: World) -> None:
+        reserved.append((await world.use("a", num_ctx=512)).reserved_bytes)
+
+    play(roomy, prefix_cache_bytes=0)
+    play(roomy, prefix_cache_bytes=2**20)
+    assert reserved[1] == reserved[0] + 2**20
+
+    async def tight(world: World) -> None:
+        runner = await world.use("a", num_ctx=512)
+        assert runner.engine.backend.slots == 4
+        assert runner.reserved_bytes == reserved[0] + 1000
+
+    play(tight, prefix_cache_bytes=2**20, memory_budget_bytes=reserved[0] + 1000)
 
 
 def test_other_load_options_load_again_and_num_ctx_does_not(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:

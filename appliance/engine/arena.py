@@ -10,6 +10,7 @@ import mmap
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle import Bundle
@@ -28,13 +29,38 @@ class Arena:
         self.names = [f"{kind}.{layer}" for layer in range(bundle.layers) for kind in ("key", "value")]
         allocate = self._map if device == "cpu" else self._on_device
         self._owners: list[Any] = []
+        self._views: list[npt.NDArray[Any]] = []  # of each buffer, if it lies in host memory
         self._pointers = [allocate(slots) for _ in self.names]
+
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether rows can be copied, saved and restored."""
+        return self.device == "cpu"
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Overwrite the first positions of row `target` with those of `source`; no page beyond is touched."""
+        for view in self._views:
+            view[target, :, :tokens] = view[source, :, :tokens]
+
+    def save(self, slot: int, tokens: int) -> npt.NDArray[Any]:
+        """A copy [2 * layers, kv_heads, tokens, head_dim] of the row's first positions."""
+        heads, _, head_dim = self.row_shape
+        saved = np.empty((len(self._views), heads, tokens, head_dim), self.dtype)
+        for view, part in zip(self._views, saved, strict=True):
+            part[:] = view[slot, :, :tokens]
+        return saved
+
+    def restore(self, slot: int, saved: npt.NDArray[Any], tokens: int) -> None:
+        """Overwrite the row's first positions with the first ones of `saved`."""
+        for view, part in zip(self._views, saved, strict=True):
+            view[slot, :, :tokens] = part[:, :tokens]
 
     def _map(self, slots: int) -> int:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
         memory = mmap.mmap(-1, slots * self.row_bytes, flags=flags)
         array = np.frombuffer(memory, dtype=np.uint8)
         self._owners.append(array)
+        self._views.append(array.view(self.dtype).reshape(slots, *self.row_shape))
         return int(array.ctypes.data)
 
     def _on_device(self, slots: int) -> int:
@@ -52,5 +78,6 @@ class Arena:
 
     def close(self) -> None:
         """Give the memory back; no binding may be used afterwards."""
+        self._views.clear()
         self._owners.clear()
         self._pointers.clear()

@@ -24,6 +24,14 @@ class Row:
     wants_logits: bool = True
 
 
+class SavedPrefix(Protocol):
+    """The beginning of a row's KV cache in host memory; only the backend that saved it knows its form."""
+
+    @property
+    def nbytes(self) -> int:
+        """The memory it holds."""
+
+
 class Backend(Protocol):
     """A loaded model with a KV cache of `slots` rows, each `capacity` tokens long. Used by one thread."""
 
@@ -37,12 +45,26 @@ class Backend(Protocol):
     provider: str
     """The execution provider that runs the graph, as shown to people: CPU, CUDA, DirectML."""
 
+    kv_bytes_per_token: int
+    """Bytes of one token in the KV cache, and in what `save` returns."""
+    can_copy: bool
+    """Whether `copy`, `save` and `restore` may be called: the KV cache lies in host memory."""
+
     def run(self, rows: list[Row]) -> Logits:
         """Append every row's tokens to its slot's cache and return logits [len(rows), vocab_size].
 
         Rows come in ascending slot order and each slot at most once. The result may be a view that the
         next run overwrites. Cache content past `past` is overwritten: to forget, run with a smaller `past`.
         """
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Overwrite the first `tokens` positions of slot `target` with those of slot `source`."""
+
+    def save(self, slot: int, tokens: int) -> SavedPrefix:
+        """A copy of the slot's first `tokens` positions."""
+
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
+        """Overwrite the slot's first `tokens` positions with the first ones of what `save` returned."""
 
     def close(self) -> None:
         """Release sessions and memory. The backend cannot be used afterwards."""

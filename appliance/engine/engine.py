@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from appliance.config import DEFAULT_PREFIX_CACHE_BYTES
 from appliance.core import DoneReason, Request
 from appliance.engine.backend import Backend, Row
+from appliance.engine.prefix import PrefixCache
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Emit, Sequence, Vocabulary
 from appliance.engine.slots import SlotPool
@@ -62,6 +64,7 @@ class Engine:
         eos: Iterable[int],
         chunk_tokens: int,
         max_waiting: int,
+        prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
         name: str = "engine",
     ) -> None:
         self.backend = backend
@@ -69,6 +72,7 @@ class Engine:
         self._eos = frozenset(eos)
         self._max_waiting = max_waiting
         self._slots = SlotPool(backend.slots)
+        self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes)
         self._scheduler = Scheduler(chunk_tokens)
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._stopped: EngineStopped | None = None
@@ -111,8 +115,9 @@ class Engine:
         self._thread.join()
 
     def step(self) -> None:
-        """One turn: admit, then schedule, run, sample and emit a prompt chunk, then the decoding rows."""
+        """One turn: admit, share, then schedule, run, sample and emit a prompt chunk, then the decoding rows."""
         self._admit()
+        self._catch_up()
         for schedule in (self._scheduler.prefill, self._scheduler.decode):
             if pairs := schedule():
                 self._run_rows(pairs)
@@ -129,7 +134,7 @@ class Engine:
                 self._release(sequence)
 
     def _admit(self) -> None:
-        while self._scheduler.waiting and (slot := self._slots.take(self._scheduler.waiting[0].tokens)):
+        while self._scheduler.waiting and (slot := self._prefixes.take(self._scheduler.waiting[0].tokens)):
             sequence = self._scheduler.waiting.popleft()
             self._stop_waiting()
             sequence.start(slot)
@@ -137,6 +142,11 @@ class Engine:
             if sequence.finished_before_start:
                 sequence.finish(DoneReason.LENGTH)
                 self._release(sequence)
+
+    def _catch_up(self) -> None:
+        for sequence in self._scheduler.running:
+            if sequence.slot and sequence.reading:
+                sequence.reuse(self._prefixes.catch_up(sequence.slot, sequence.tokens))
 
     def _stop_waiting(self) -> None:
         with self._lock:
@@ -171,6 +181,7 @@ class Engine:
             sequence.emit(error)
         self._scheduler.running.clear()
         self._scheduler.waiting.clear()
+        self._prefixes.store.clear()
         self.backend.close()
 
     def _receive(self) -> bool:

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.arena import Arena
-from appliance.engine.backend import Logits, Row
+from appliance.engine.backend import Logits, Row, SavedPrefix
 from appliance.engine.providers import Provider, candidates, session_options
 from appliance.errors import ModelFileError
 
@@ -53,6 +53,8 @@ class OrtBackend:
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, folder)}") from error
         self._arena = Arena(bundle, slots, self.capacity, provider.device)
+        self.kv_bytes_per_token = bundle.kv_bytes_per_token
+        self.can_copy = self._arena.in_host_memory
         self._ranges: dict[tuple[int, int], _Range] = {}
 
     def run(self, rows: list[Row]) -> Logits:
@@ -64,6 +66,19 @@ class OrtBackend:
             binding = self._ranges[first, count] = _Range(self._session, self._arena, first, count, self.vocab_size)
         logits = binding.run(rows)
         return logits if count == len(rows) else logits[[row.slot - first for row in rows]]
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """See Backend.copy."""
+        self._arena.copy(source, target, tokens)
+
+    def save(self, slot: int, tokens: int) -> SavedPrefix:
+        """See Backend.save."""
+        return self._arena.save(slot, tokens)
+
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
+        """See Backend.restore."""
+        assert isinstance(saved, np.ndarray)
+        self._arena.restore(slot, saved, tokens)
 
     def close(self) -> None:
         """See Backend.close."""

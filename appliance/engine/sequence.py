@@ -58,6 +58,11 @@ class Sequence:
         return self.slot is not None and len(self.tokens) - len(self.slot.tokens) > 1
 
     @property
+    def reading(self) -> bool:
+        """Whether the prompt is still on its way into the cache."""
+        return self.prefilling and not self._generated
+
+    @property
     def finished_before_start(self) -> bool:
         """Whether no token may be generated at all."""
         return self._budget == 0
@@ -67,6 +72,10 @@ class Sequence:
         self.slot = slot
         self._cached = len(slot.tokens)
         self._started_ns = time.monotonic_ns()
+
+    def reuse(self, tokens: int) -> None:
+        """Take note of prompt tokens that came into the slot from another after `start`."""
+        self._cached += tokens
 
     def next_row(self, chunk: int) -> Row:
         """The next at most `chunk` tokens to run; never all but one of a prompt (see slots.MIN_PREFILL_TOKENS)."""
@@ -191,7 +200,7 @@ class Sequence:
         first = self._first_ns or now
         return Usage(
             prompt_tokens=len(self.request.tokens),
-            cached_tokens=self._cached,
+            cached_tokens=min(self._cached, len(self.request.tokens)),  # an answer's forced head may be cached too
             generated_tokens=self._generated,
             prompt_ns=max(first - started, 1),
             generate_ns=max(now - first, 1),

@@ -41,8 +41,8 @@ class Client:
 def start() -> Iterator[Callable[..., Engine]]:
     engines = []
 
-    def make(backend: ScriptedBackend, *, chunk_tokens: int = 8, max_waiting: int = 16) -> Engine:
-        engine = Engine(backend, Letters(), eos=[EOS], chunk_tokens=chunk_tokens, max_waiting=max_waiting)
+    def make(backend: ScriptedBackend, *, chunk_tokens: int = 8, max_waiting: int = 16, **more: Any) -> Engine:
+        engine = Engine(backend, Letters(), eos=[EOS], chunk_tokens=chunk_tokens, max_waiting=max_waiting, **more)
         engines.append(engine)
         return engine
 

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
-from appliance.engine.backend import Logits, Row
+from appliance.engine.backend import Logits, Row, SavedPrefix
 
 EOS = 0
 
@@ -21,6 +22,7 @@ class ScriptedBackend:
     provider = "CPU"
     memory_bytes = 0
     vram_bytes = 0
+    kv_bytes_per_token = 4
 
     def __init__(
         self,
@@ -30,11 +32,15 @@ class ScriptedBackend:
         capacity: int = 64,
         vocab_size: int = 128,
         gate: threading.Semaphore | None = None,
+        can_copy: bool = True,
     ) -> None:
         self.slots = slots
         self.capacity = capacity
         self.vocab_size = vocab_size
+        self.can_copy = can_copy
         self.runs: list[list[Row]] = []
+        self.copies: list[tuple[int, int, int]] = []
+        self.restores: list[tuple[int, int]] = []
         self.closed = False
         self._script = script
         self._cache: list[list[int]] = [[] for _ in range(slots)]
@@ -54,8 +60,29 @@ class ScriptedBackend:
             logits[at, self._script(cache)] = 10.0
         return logits
 
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        assert source != target
+        self.copies.append((source, target, tokens))
+        self._overwrite(target, self._beginning(self._cache[source], tokens))
+
+    def save(self, slot: int, tokens: int) -> npt.NDArray[np.int32]:
+        return np.array(self._beginning(self._cache[slot], tokens), np.int32)
+
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
+        assert isinstance(saved, np.ndarray)
+        self.restores.append((slot, tokens))
+        self._overwrite(slot, self._beginning(saved.tolist(), tokens))
+
     def close(self) -> None:
         self.closed = True
+
+    def _beginning(self, cache: list[int], tokens: int) -> list[int]:
+        assert self.can_copy
+        assert 0 < tokens <= len(cache), "the engine counts on tokens that were never cached"
+        return cache[:tokens]
+
+    def _overwrite(self, slot: int, tokens: list[int]) -> None:
+        self._cache[slot][: len(tokens)] = tokens
 
 
 class Letters:
