@@ -22,6 +22,7 @@ from appliance.errors import InvalidSetting
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 11434
+DEFAULT_STEP_MS = 150
 DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
 RECIPES = ("exact", "fp32")
@@ -213,10 +214,16 @@ class Settings:
     )
     threads: int = _setting(0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core")
     prefill_chunk_tokens: int = _setting(
-        256,
+        512,
         "APPLIANCE_PREFILL_CHUNK_TOKENS",
         _integer(1),
-        "Prompt tokens read in one step; smaller keeps other users' answers flowing",
+        "Prompt tokens read in one step, at most",
+    )
+    step_ms: int = _setting(
+        DEFAULT_STEP_MS,
+        "APPLIANCE_STEP_MS",
+        _integer(1),
+        "How long a step may read a prompt while others wait for their next token, in milliseconds",
     )
     recipe: str = _setting(
         "exact", "APPLIANCE_RECIPE", _one_of(RECIPES), f"How models are converted: {', '.join(RECIPES)}"

@@ -273,6 +273,7 @@ class Manager:
             tokenizer,
             eos=bundle.eos_tokens,
             chunk_tokens=self._settings.prefill_chunk_tokens,
+            step_s=self._settings.step_ms / 1000,
             max_waiting=self._settings.max_queue,
             prefix_cache_bytes=cache,
             name=model.name.short,

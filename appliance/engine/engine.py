@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from appliance.config import DEFAULT_PREFIX_CACHE_BYTES
+from appliance.config import DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_STEP_MS
 from appliance.core import DoneReason, Request
 from appliance.engine.backend import Backend, Row
 from appliance.engine.prefix import PrefixCache
@@ -22,6 +23,8 @@ from appliance.engine.slots import SlotPool
 from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
 
 log = logging.getLogger(__name__)
+
+DEFAULT_STEP_S = DEFAULT_STEP_MS / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Engine:
         *,
         eos: Iterable[int],
         chunk_tokens: int,
+        step_s: float = DEFAULT_STEP_S,
         max_waiting: int,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
         name: str = "engine",
@@ -73,7 +77,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._slots = SlotPool(backend.slots)
         self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes)
-        self._scheduler = Scheduler(chunk_tokens)
+        self._scheduler = Scheduler(chunk_tokens, step_s)
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._stopped: EngineStopped | None = None
         self._lock = threading.Lock()  # orders submissions against the end of the thread
@@ -123,7 +127,10 @@ class Engine:
                 self._run_rows(pairs)
 
     def _run_rows(self, pairs: list[tuple[Sequence, Row]]) -> None:
+        started = time.monotonic()
         logits = self.backend.run([row for _, row in pairs])
+        if len(pairs) == 1:
+            self._scheduler.observe(len(pairs[0][1].tokens), time.monotonic() - started)
         for at, (sequence, row) in enumerate(pairs):
             try:
                 done = sequence.accept(row, logits[at])
