@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from appliance import __version__
 from appliance.config import Settings
 from appliance.errors import ApplianceError
 from appliance.ops import systemd
+from appliance.ops.lock import sole_user
 from appliance.service import Service
 from appliance.store.store import Store
 
@@ -26,8 +28,7 @@ KEEP_ALIVE_S = 75
 
 def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ApplianceError for an address or a models folder that cannot be used."""
-    with bind(settings.host, settings.port) as listener:
-        store = open_store(settings)
+    with bind(settings.host, settings.port) as listener, open_store(settings) as store:
         service = Service(settings, store)
         config = uvicorn.Config(
             create_app(service, settings),
@@ -42,12 +43,16 @@ def run(settings: Settings) -> None:
         Daemon(config, service).run(sockets=[listener])
 
 
-def open_store(settings: Settings) -> Store:
-    """The store of the models folder. Raises ApplianceError that says why the folder cannot be used."""
-    try:
-        return Store(settings.models, noprune=settings.noprune)
-    except OSError as error:
-        raise ApplianceError(f"cannot use the models folder {settings.models}: {error.strerror}") from error
+@contextlib.contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """The store of the models folder, for this process alone. Raises ApplianceError that says why it cannot be used."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_user(settings.models))
+            store = Store(settings.models, noprune=settings.noprune)
+        except OSError as error:
+            raise ApplianceError(f"cannot use the models folder {settings.models}: {error.strerror}") from error
+        yield store
 
 
 def bind(host: str, port: int) -> socket.socket:

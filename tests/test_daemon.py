@@ -41,4 +41,13 @@ def test_a_name_with_both_kinds_of_address_is_served_on_ipv4(monkeypatch: pytest
 def test_a_models_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ApplianceError, match=r"cannot use the models folder .*file: "):
-        open_store(Settings(models=tmp_path / "file"))
+        open_store(Settings(models=tmp_path / "file")).__enter__()
+
+
+def test_two_servers_do_not_share_a_store(tmp_path: Path) -> None:
+    settings = Settings(models=tmp_path / "models")
+    taken = pytest.raises(ApplianceError, match="another appliance already serves the models in")
+    with open_store(settings), taken:
+        open_store(settings).__enter__()
+    with open_store(settings) as store:
+        assert store.root == tmp_path / "models"
