@@ -21,7 +21,7 @@ REPEATS_LIMIT = 30  # equal chunks in a row before a runaway answer is ended
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt ready to run. `guarded`: end it when it repeats itself; `context`: return its tokens."""
+    """A prompt ready to run. `guarded`: end a free answer when it repeats itself; `context`: return its tokens."""
 
     text: str
     tokens: tuple[int, ...]
@@ -90,7 +90,7 @@ async def generate(
                 yield Reply(done=True, done_reason=chunk.done_reason, metrics=metrics, context=context)
                 return
             yield Reply(text=chunk.text, logprobs=chunk.logprobs)
-            if prompt.guarded and guard.trips(chunk.text):
+            if prompt.guarded and constraint is None and guard.trips(chunk.text):
                 log.warning("ended an answer that repeated %r over and over", chunk.text.strip())
                 yield Reply(done=True, done_reason=DoneReason.STOP)
                 return

@@ -190,11 +190,11 @@ class Service:
                 return
             num_ctx = self._manager.reserve(runner, chosen)
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
-            schema = schema_of(request.format)
-            constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
             if request.render_only:
                 yield Reply(rendered=prompt.text)
                 return
+            schema = schema_of(request.format)
+            constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
             sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
             answer = generate(

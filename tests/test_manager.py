@@ -20,6 +20,7 @@ from appliance.manager import Manager, Runner
 from appliance.options import Options, merge
 from appliance.store.create import assemble, commit
 from appliance.store.store import Store, StoredModel
+from tests.store.conftest import add_file
 from tests.tiny_model import write_tiny_gguf
 
 NAMES = ("a", "b", "c")
@@ -56,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(folder / "models")
     for seed, name in enumerate(NAMES):
         gguf = write_tiny_gguf(folder / f"{name}.gguf", seed=seed)
-        digest = store.blobs.add_file(gguf)
+        digest = add_file(store, gguf)
         steps = assemble(store, CreateRequest(name, files={"x.gguf": digest}))
         try:
             while True:

@@ -12,7 +12,6 @@ from appliance.cli.formats import cell_width, human_count, section
 from appliance.errors import ApplianceError
 from appliance.prompt.gotemplate.values import show_float
 
-PARTS = ("license", "modelfile", "parameters", "template", "system")
 _PREVIEW_LINES = 2
 _ARRAY_WIDTH = 10
 

@@ -60,11 +60,6 @@ class GoPrompt:
     def __init__(self, template: GoTemplate) -> None:
         self.template = template
 
-    @property
-    def inserts(self) -> bool:
-        """Whether it can fill in the middle."""
-        return "suffix" in self.template.variables
-
     def render(self, messages: Sequence[Message], *, tools: Tools = (), think: Think | None = None) -> str:
         """See PromptTemplate."""
         messages = merged(messages)

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _FILE = re.compile(r"sha256-[0-9a-fA-F]{64}")
-_COPY_BYTES = 1 << 20
 
 
 def hex_of(digest: str) -> str:
@@ -128,34 +127,6 @@ class Blobs:
             writer.write(data)
             writer.commit()
         return True
-
-    def add_file(self, source: Path, link: bool = False) -> str:
-        """Store the file `source` and return its digest; `link` shares its bytes where the disk allows.
-
-        A linked file must never be changed in place afterwards.
-        """
-        if link and (digest := self._link(source)):
-            return digest
-        with source.open("rb") as file, self.writer(length=source.stat().st_size) as writer:
-            while data := file.read(_COPY_BYTES):
-                writer.write(data)
-            return writer.commit()
-
-    def _link(self, source: Path) -> str:
-        partial = partial_path(self.folder, "link-")
-        try:
-            os.link(source.resolve(strict=True), partial)
-        except OSError:  # another disk, or one without links
-            return ""
-        try:
-            with partial.open("rb") as file:
-                digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-                os.fsync(file.fileno())
-            os.replace(partial, self.path(digest))
-        finally:
-            partial.unlink(missing_ok=True)  # replacing a link by a link to the same file leaves it
-        sync_folder(self.folder)
-        return digest
 
     def remove(self, digest: str) -> None:
         """Delete the blob if it is there."""

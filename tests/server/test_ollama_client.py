@@ -131,6 +131,11 @@ def test_format_gives_json(client: ollama.Client, tiny_server: Server) -> None:
     assert answer.json() == {"error": 'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object'}
 
 
+def test_a_long_run_of_equal_pieces_does_not_end_a_constrained_answer(client: ollama.Client) -> None:
+    answer = client.generate(TINY, "hello", format={"const": "z" * 60}, options=SHORT | {"num_predict": 100})
+    assert json.loads(answer.response) == "z" * 60
+
+
 def test_a_long_conversation_loses_its_oldest_turns_and_a_long_prompt_is_refused(client: ollama.Client) -> None:
     turns = [{"role": role, "content": "hello " * 20} for _ in range(10) for role in ("user", "assistant")]
     options = {**SHORT, "num_ctx": 128}

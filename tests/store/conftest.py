@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 
 from appliance.core import CreateRequest, Progress
+from appliance.store.blobs import digest_of
 from appliance.store.create import assemble, commit
 from appliance.store.store import Store
 
 JINJA = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+def add_file(store: Store, path: Path) -> str:
+    """Put a file into the store, as an upload would; returns its digest."""
+    data = path.read_bytes()
+    store.blobs.add(data)
+    return digest_of(data)
 
 
 def write_gguf(
@@ -83,7 +91,7 @@ def create(store: Store, make_gguf: Callable[..., Path]) -> Callable[..., list[s
 
     def run(model: str, gguf_with: dict[str, Any] | None = None, **fields: Any) -> list[str]:
         if not fields.get("source") and "files" not in fields:
-            fields["files"] = {"m.gguf": store.blobs.add_file(make_gguf(**(gguf_with or {})))}
+            fields["files"] = {"m.gguf": add_file(store, make_gguf(**(gguf_with or {})))}
         return run_create(store, CreateRequest(model, **fields))
 
     return run

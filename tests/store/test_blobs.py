@@ -98,30 +98,6 @@ def test_adding_twice(blobs: Blobs) -> None:
     assert blobs.add(DATA) is False
 
 
-def test_adding_a_file(blobs: Blobs, tmp_path: Path) -> None:
-    source = tmp_path / "model.gguf"
-    source.write_bytes(DATA)
-    for _ in range(2):  # a link over a link to the same file must leave nothing behind
-        assert blobs.add_file(source, link=True) == f"sha256:{HEX}"
-        assert files(blobs) == [f"sha256-{HEX}"]
-    assert blobs.path(f"sha256:{HEX}").samefile(source)
-    assert blobs.add_file(source) == f"sha256:{HEX}"
-    assert not blobs.path(f"sha256:{HEX}").samefile(source)
-
-
-def test_a_file_that_cannot_be_linked_is_copied(blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "model.gguf"
-    source.write_bytes(DATA)
-
-    def refuse(*paths: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert blobs.add_file(source, link=True) == f"sha256:{HEX}"
-    assert blobs.read(f"sha256:{HEX}") == DATA
-    assert files(blobs) == [f"sha256-{HEX}"]
-
-
 def test_old_names_are_migrated(blobs: Blobs) -> None:
     (blobs.folder / f"sha256:{HEX}").write_bytes(DATA)
     blobs.migrate()

@@ -18,7 +18,7 @@ import pytest
 from appliance.core import CreateRequest
 from appliance.store.blobs import digest_of
 from appliance.store.store import Store
-from tests.store.conftest import run_create, write_gguf
+from tests.store.conftest import add_file, run_create, write_gguf
 
 STEPS = frozenset(("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"))
 UPLOAD = b"blob" * 5000
@@ -80,7 +80,7 @@ def start(tmp_path: Path) -> Path:
     """A store with two models of different weights, both with a bundle."""
     store = Store(tmp_path / "start")
     for number, name in enumerate(("old", "other")):
-        digest = store.blobs.add_file(write_gguf(tmp_path / f"{name}.gguf", llama__block_count=number))
+        digest = add_file(store, write_gguf(tmp_path / f"{name}.gguf", llama__block_count=number))
         run_create(store, CreateRequest(name, files={"m.gguf": digest}, system=name))
         bundle = store.model(name).bundle_path("exact")
         bundle.mkdir(parents=True)

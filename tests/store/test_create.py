@@ -29,7 +29,7 @@ from appliance.store.create import Draft, assemble, commit
 from appliance.store.manifests import Layer
 from appliance.store.names import parse_name
 from appliance.store.store import Store
-from tests.store.conftest import JINJA, run_create
+from tests.store.conftest import JINJA, add_file, run_create
 
 Create = Callable[..., list[str]]
 MakeGGUF = Callable[..., Path]
@@ -55,7 +55,7 @@ def files_in(folder: Path) -> int:
 
 
 def test_from_a_gguf(store: Store, make_gguf: MakeGGUF) -> None:
-    digest = store.blobs.add_file(make_gguf())
+    digest = add_file(store, make_gguf())
     statuses = run_create(store, CreateRequest("t-bone", files={"tiny.gguf": digest}))
     assert statuses == ["parsing GGUF", f"using existing layer {digest}", "writing manifest", "success"]
     config = (
@@ -272,7 +272,7 @@ def test_request_errors(store: Store, fields: dict[str, Any], kind: type[Applian
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x.gguf", "a/../x.gguf", "./x.gguf", "a//x.gguf", "a/.", "."])
 def test_file_paths_must_be_relative(store: Store, create: Create, make_gguf: MakeGGUF, path: str) -> None:
-    digest = store.blobs.add_file(make_gguf())
+    digest = add_file(store, make_gguf())
     for request in (CreateRequest("m", files={path: digest}), CreateRequest("m", adapters={path: digest})):
         with pytest.raises(InvalidRequest, match=r"^file path must be relative$"):
             draft_of(store, request)
@@ -298,7 +298,7 @@ def test_files_that_are_no_gguf(store: Store, path: str, content: bytes, message
 
 
 def test_the_magic_is_enough(store: Store, make_gguf: MakeGGUF) -> None:
-    digest = store.blobs.add_file(make_gguf())
+    digest = add_file(store, make_gguf())
     run_create(store, CreateRequest("m", files={"folder/model": digest.replace(":", "-")}))
     assert store.model("m").model_digest == digest
 
@@ -307,7 +307,7 @@ def test_a_truncated_gguf(store: Store, make_gguf: MakeGGUF, tmp_path: Path) -> 
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(make_gguf().read_bytes()[:-24])
     with pytest.raises(TruncatedGGUF):
-        draft_of(store, CreateRequest("m", files={"cut.gguf": store.blobs.add_file(cut)}))
+        draft_of(store, CreateRequest("m", files={"cut.gguf": add_file(store, cut)}))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_parts_of_models(create: Create, metadata: dict[str, Any], message: str)
 
 
 def test_two_models_at_once(store: Store, make_gguf: MakeGGUF) -> None:
-    one, two = (store.blobs.add_file(make_gguf(llama__block_count=count)) for count in (1, 2))
+    one, two = (add_file(store, make_gguf(llama__block_count=count)) for count in (1, 2))
     run_create(store, CreateRequest("same", files={"a.gguf": one, "b.gguf": one}))
     assert kinds(store, "same") == ["model"]
     with pytest.raises(InvalidRequest, match="only one model file is currently supported"):
@@ -362,7 +362,7 @@ def test_sources_with_parts_we_do_not_read(store: Store, create: Create, kind: s
 
 def test_nothing_is_written_before_commit(store: Store, create: Create, make_gguf: MakeGGUF) -> None:
     create("old")
-    digest = store.blobs.add_file(make_gguf(llama__block_count=7))
+    digest = add_file(store, make_gguf(llama__block_count=7))
     before = files_in(store.root)
     draft = draft_of(store, CreateRequest("new", files={"m.gguf": digest}, system="secret", template="t"))
     assert draft.model_digest == digest
@@ -387,7 +387,7 @@ def test_a_draft_keeps_its_blobs(store: Store, create: Create) -> None:
 
 def test_a_dropped_draft_s_blobs_are_pruned(store: Store, create: Create, make_gguf: MakeGGUF) -> None:
     create("keep")
-    digest = store.blobs.add_file(make_gguf(llama__block_count=7))
+    digest = add_file(store, make_gguf(llama__block_count=7))
     draft = draft_of(store, CreateRequest("child", files={"m.gguf": digest}, system="y"))
     steps = commit(store, draft)
     next(steps), next(steps)
