@@ -15,13 +15,13 @@ Logits = npt.NDArray[np.float32]
 class Row:
     """One slot's part of a run: `tokens` continue the `past` tokens already in the slot's KV cache.
 
-    Logits come back for the last token only; `wants_logits` False says that nobody will read them.
+    `logits` is how many of the last tokens need logits; 0 says that nobody will read any.
     """
 
     slot: int
     past: int
     tokens: tuple[int, ...]
-    wants_logits: bool = True
+    logits: int = 1
 
 
 class SavedPrefix(Protocol):
@@ -50,10 +50,10 @@ class Backend(Protocol):
     can_copy: bool
     """Whether `copy`, `save` and `restore` may be called: the KV cache lies in host memory."""
 
-    def run(self, rows: list[Row]) -> Logits:
-        """Append every row's tokens to its slot's cache and return logits [len(rows), vocab_size].
+    def run(self, rows: list[Row]) -> list[Logits]:
+        """Append every row's tokens to its slot's cache; returns logits [row.logits, vocab_size] for each row.
 
-        Rows come in ascending slot order and each slot at most once. The result may be a view that the
+        Rows come in ascending slot order and each slot at most once. The results may be views that the
         next run overwrites. Cache content past `past` is overwritten: to forget, run with a smaller `past`.
         """
 

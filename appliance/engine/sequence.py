@@ -85,12 +85,15 @@ class Sequence:
         if left > chunk > 1 and left - chunk < MIN_PREFILL_TOKENS:
             chunk -= 1
         tokens = tuple(self.tokens[past : past + chunk])
-        return Row(slot.index, past, tokens, wants_logits=past + len(tokens) == len(self.tokens))
+        return Row(slot.index, past, tokens, logits=int(past + len(tokens) == len(self.tokens)))
 
     def accept(self, row: Row, logits: Logits) -> bool:
-        """Take note of a finished row; sample when the prompt is through. True when the request is done."""
+        """Take note of a finished row and its logits [row.logits, V]; sample when the prompt is through.
+
+        True when the request is done.
+        """
         self._slot().tokens.extend(row.tokens)
-        if not row.wants_logits:
+        if not row.logits:
             return False
         if not self._first_ns:
             self._first_ns = time.monotonic_ns()
@@ -98,13 +101,13 @@ class Sequence:
             if self._say(token):
                 return True
         allowed = self._constraint.mask() if self._constraint else None
-        token = self._sampler.sample(logits, self.tokens, allowed)
+        token = self._sampler.sample(logits[0], self.tokens, allowed)
         if token in self._eos:
             self._generated += 1
             self.finish(DoneReason.STOP)
             return True
         self.tokens.append(token)
-        return self._say(token, self._logprobs(token, logits)) or self._follow(token)
+        return self._say(token, self._logprobs(token, logits[0])) or self._follow(token)
 
     def _follow(self, token: int) -> bool:
         """Go on in the grammar: take the tokens that it forces, end where it ends. True when the request is done."""

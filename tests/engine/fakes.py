@@ -46,18 +46,22 @@ class ScriptedBackend:
         self._cache: list[list[int]] = [[] for _ in range(slots)]
         self._gate = gate
 
-    def run(self, rows: list[Row]) -> Logits:
+    def run(self, rows: list[Row]) -> list[Logits]:
         if self._gate:
             self._gate.acquire()
         assert [row.slot for row in rows] == sorted({row.slot for row in rows})
         self.runs.append(rows)
-        logits = np.full((len(rows), self.vocab_size), -10.0, np.float32)
-        for at, row in enumerate(rows):
-            cache = self._cache[row.slot]
-            assert row.past <= len(cache), "the engine counts on tokens that were never cached"
-            cache[row.past :] = row.tokens
-            assert len(cache) <= self.capacity
-            logits[at, self._script(cache)] = 10.0
+        return [self._run_row(row) for row in rows]
+
+    def _run_row(self, row: Row) -> Logits:
+        cache = self._cache[row.slot]
+        assert row.past <= len(cache), "the engine counts on tokens that were never cached"
+        assert 0 <= row.logits <= len(row.tokens)
+        cache[row.past :] = row.tokens
+        assert len(cache) <= self.capacity
+        logits = np.full((row.logits, self.vocab_size), -10.0, np.float32)
+        for at in range(row.logits):
+            logits[at, self._script(cache[: len(cache) - row.logits + at + 1])] = 10.0
         return logits
 
     def copy(self, source: int, target: int, tokens: int) -> None:

@@ -57,7 +57,7 @@ def test_prompts_are_prefilled_in_chunks(start: Start) -> None:
     backend = ScriptedBackend(alphabet)
     Client(start(backend, chunk_tokens=4), "abcdefghij", num_predict=1).chunks()
     assert [len(row.tokens) for run in backend.runs for row in run] == [4, 4, 2]
-    assert [row.wants_logits for run in backend.runs for row in run] == [False, False, True]
+    assert [row.logits for run in backend.runs for row in run] == [0, 0, 1]
 
 
 def test_a_prompt_never_ends_in_a_chunk_of_one(start: Start) -> None:

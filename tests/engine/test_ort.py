@@ -37,7 +37,7 @@ def prefill(backend: OrtBackend, slot: int, tokens: tuple[int, ...], chunks: tup
     """Logits of the last token, run in chunks of the given sizes."""
     past = 0
     for size in chunks:
-        logits = backend.run([Row(slot, past, tokens[past : past + size])])[0].copy()
+        logits = backend.run([Row(slot, past, tokens[past : past + size])])[0][0].copy()
         past += size
     assert past == len(tokens)
     return logits
@@ -62,15 +62,27 @@ def test_a_slot_that_sits_a_run_out_keeps_its_cache(backend: OrtBackend) -> None
     prefill(backend, 1, TOKENS[:30], (30,))
     for past in range(5):  # rows 0 and 2 run, row 1 between them is bound but idle
         backend.run([Row(0, past, TOKENS[past : past + 1]), Row(2, past, TOKENS[past : past + 1])])
-    logits = backend.run([Row(1, 30, TOKENS[30:])])[0]
+    logits = backend.run([Row(1, 30, TOKENS[30:])])[0][0]
     assert np.abs(logits - expected).max() <= CLOSE
 
 
 def test_a_smaller_past_forgets(backend: OrtBackend) -> None:
     expected = prefill(backend, 0, TOKENS[:20], (20,))
     prefill(backend, 0, TOKENS, (40,))
-    again = backend.run([Row(0, 10, TOKENS[10:20])])[0]
+    again = backend.run([Row(0, 10, TOKENS[10:20])])[0][0]
     assert np.abs(again - expected).max() <= CLOSE
+
+
+def test_every_row_gets_the_logits_it_wants(backend: OrtBackend) -> None:
+    expected = np.concatenate([prefill(backend, 0, TOKENS[:length], (length,))[None] for length in range(11, 15)])
+    backend.run([Row(1, 0, TOKENS[:9], logits=0)])
+    rows = [Row(0, 0, TOKENS[:11]), Row(1, 9, TOKENS[9:14], logits=3), Row(3, 0, TOKENS[:5], logits=0)]
+    one, three, none = backend.run(rows)
+    assert (len(one), len(three), len(none)) == (1, 3, 0)
+    assert np.abs(one - expected[:1]).max() <= CLOSE
+    assert np.abs(three - expected[1:]).max() <= CLOSE
+    assert np.abs(backend.run([Row(0, 10, TOKENS[10:14], logits=4)])[0] - expected).max() <= CLOSE
+    assert np.abs(backend.run([Row(0, 10, TOKENS[10:12])])[0] - expected[1]).max() <= CLOSE
 
 
 def test_decoding_is_prefill_one_by_one(backend: OrtBackend, bundle: Path) -> None:

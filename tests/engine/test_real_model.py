@@ -100,7 +100,7 @@ def test_quality_holds_one_token_at_a_time(exact_bundle: Path) -> None:
     for start in range(0, 4 * WINDOW_TOKENS, WINDOW_TOKENS):
         window = ids[start : start + WINDOW_TOKENS]
         for at, (token, following) in enumerate(itertools.pairwise(window)):
-            logits = backend.run([Row(0, at, (token,))])[0].astype(np.float64)
+            logits = backend.run([Row(0, at, (token,))])[0][0].astype(np.float64)
             losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[following])
     backend.close()
     assert len(losses) == 2044

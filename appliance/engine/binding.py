@@ -1,0 +1,99 @@
+"""What a run reads and writes, bound to an ONNX Runtime session: nothing is bound again that stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.engine.arena import Arena
+from appliance.engine.backend import Logits, Row
+
+
+class Bindings:
+    """Runs rows on `session`, whose KV cache is `arena`, through one binding for each range of slots.
+
+    The logits of all ranges share one buffer, as large as the largest run needed. A graph without the output
+    `logits` (the input `logit_rows` it then lacks too) only fills the cache.
+    """
+
+    def __init__(self, session: Any, arena: Arena, vocab_size: int) -> None:
+        self._session = session
+        self._arena = arena
+        self._vocab_size = vocab_size
+        self._headless = all(output.name != "logits" for output in session.get_outputs())
+        self._ranges: dict[tuple[int, int], _Range] = {}
+        self._logits = np.empty(0, np.float32)
+
+    def run(self, rows: list[Row]) -> list[Logits]:
+        """See Backend.run. Binds the smallest contiguous range of slots that covers the rows."""
+        first = rows[0].slot
+        count = rows[-1].slot - first + 1
+        wanted = max(1, *(row.logits for row in rows))
+        logits = None if self._headless else self._buffer(count, wanted)
+        span = self._ranges.get((first, count))
+        if span is None:
+            span = self._ranges[first, count] = _Range(self._session, self._arena, first, count)
+        span.run(rows, logits)
+        if logits is None:
+            return [np.empty((0, self._vocab_size), np.float32) for _ in rows]
+        return [logits[row.slot - first, : row.logits] for row in rows]
+
+    def _buffer(self, count: int, wanted: int) -> Logits:
+        """A view [count, wanted, V] of the shared buffer."""
+        shape = (count, wanted, self._vocab_size)
+        size = count * wanted * self._vocab_size
+        if size > len(self._logits):
+            self._ranges.clear()  # they are bound to the old buffer
+            self._logits = np.empty(size, np.float32)
+        return self._logits[:size].reshape(shape)
+
+
+class _Range:
+    """A range of slots bound to the session. Bound again: what depends on the width, when the width changes."""
+
+    def __init__(self, session: Any, arena: Arena, first: int, count: int) -> None:
+        self._session = session
+        self._first = first
+        self._count = count
+        self._binding = session.io_binding()
+        arena.bind(self._binding, first, count)
+        self._lengths = np.zeros(count, np.int32)
+        self._seqlens = np.zeros(count, np.int32)
+        self._total = np.zeros((), np.int32)
+        self._ids = np.zeros((count, 0), np.int64)
+        self._logit_rows = np.zeros((count, 0), np.int64)
+        for name, array in (
+            ("query_seqlens", self._lengths),
+            ("seqlens_k", self._seqlens),
+            ("total_sequence_length", self._total),
+        ):
+            self._bind_input(name, array)
+
+    def run(self, rows: list[Row], logits: Logits | None) -> None:
+        """Run `rows`; each row's logits are the first of its part of `logits` [count, R, V]."""
+        self._fit(max(len(row.tokens) for row in rows), logits)
+        self._lengths[:] = 0
+        self._seqlens[:] = 0  # an idle row appends nothing, whatever its cache holds
+        self._logit_rows[:] = 0
+        for row in rows:
+            at, length = row.slot - self._first, len(row.tokens)
+            self._ids[at, :length] = row.tokens
+            self._lengths[at] = length
+            self._seqlens[at] = row.past + length - 1
+            self._logit_rows[at, : row.logits] = range(length - row.logits, length)
+        self._total[...] = int(self._seqlens.max()) + 1
+        self._session.run_with_iobinding(self._binding)
+
+    def _fit(self, width: int, logits: Logits | None) -> None:
+        if self._ids.shape[1] != width:
+            self._ids = np.zeros((self._count, width), np.int64)
+            self._bind_input("input_ids", self._ids)
+        if logits is not None and self._logit_rows.shape[1] != logits.shape[1]:
+            self._logit_rows = np.zeros(logits.shape[:2], np.int64)
+            self._bind_input("logit_rows", self._logit_rows)
+            self._binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+
+    def _bind_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
