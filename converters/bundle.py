@@ -18,19 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx_ir import serde
-
-from appliance.bundle import CHAT_TEMPLATE, MODEL, TOKENIZER, Bundle, write_description
+from appliance.bundle import CHAT_TEMPLATE, MODEL, PREFILL, TOKENIZER, Bundle, write_description
+from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, UnsupportedModel
 from converters.architectures import llama
 from converters.graph import Graph
-from converters.recipes import RECIPES, Recipe
+from converters.recipes import RECIPES, Exact, Recipe
+from converters.rotation import Rotated
 from converters.source import GGUFSource
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
 
 ARCHITECTURES = {llama.NAME: llama}
 PRODUCER = "edge-appliance"
+ROTATED = "int8-rotated"
+ROTATED_DECODES_WITH = "exact"
 DESCRIPTION_BYTES = 1 << 20  # more than bundle.json ever takes
 BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
 
@@ -45,7 +47,8 @@ class Plan:
     config: llama.Config
     vocabulary: Vocabulary
     recipe: Recipe
-    graph: bytes
+    graph: Graph
+    prefill: Graph | None
     weights: WeightsFile
     tokenizer: bytes
 
@@ -53,7 +56,12 @@ class Plan:
     def size(self) -> int:
         """Bytes the bundle will take on disk."""
         texts = len(self.tokenizer) + len(self.vocabulary.chat_template.encode())
-        return self.weights.size + len(self.graph) + texts + DESCRIPTION_BYTES
+        return self.weights.size + sum(len(each.bytes(PRODUCER)) for each in self.graphs.values()) + texts + DESCRIPTION_BYTES
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """The graphs by the name of their file."""
+        return {MODEL: self.graph} | ({PREFILL: self.prefill} if self.prefill else {})
 
 
 def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progress = lambda done, total: None) -> Bundle:
@@ -92,8 +100,8 @@ def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progres
 def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) -> Plan:
     """Check the model and lay out the whole bundle in memory, except the weights."""
     metadata = gguf.metadata
-    if recipe not in RECIPES:
-        raise UnsupportedModel(f"recipe {recipe!r}", tuple(RECIPES))
+    if recipe not in NAMES:
+        raise UnsupportedModel(f"recipe {recipe!r}", NAMES)
     name = metadata.get("general.architecture")
     if name is None:
         raise NotGGUF("a damaged model: metadata general.architecture is missing")
@@ -107,18 +115,22 @@ def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) ->
     vocabulary = read_vocabulary(metadata)
     config = architecture.read_config(metadata, gguf.tensors)
     weights = WeightsFile()
-    graph = Graph(weights)
-    chosen = RECIPES[recipe](graph, gguf, progress)
+    graph, prefill = Graph(weights), None
+    chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, gguf, progress)
     architecture.build(graph, chosen, config)
-    model = serde.serialize_model(graph.model(PRODUCER)).SerializeToString()
+    if recipe == ROTATED:
+        assert isinstance(chosen, Exact)
+        prefill = Graph(weights)
+        architecture.build(prefill, Rotated(prefill, gguf, chosen), config, head=False)
     tokenizer = vocabulary.tokenizer.to_str().encode()
-    return Plan(name, config, vocabulary, chosen, model, weights, tokenizer)
+    return Plan(name, config, vocabulary, chosen, graph, prefill, weights, tokenizer)
 
 
 def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: float) -> Bundle:
     """Write every file of the bundle into `folder`, and make all of it durable."""
     plan.weights.write(folder)
-    (folder / MODEL).write_bytes(plan.graph)
+    for file_name, graph in plan.graphs.items():
+        (folder / file_name).write_bytes(graph.bytes(PRODUCER))
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if plan.vocabulary.chat_template:
         (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir import serde
 
 from converters.weights import Region, WeightsFile, initializer
 
@@ -35,8 +36,10 @@ class Graph:
         self.inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
-        value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+    def output(
+        self, value: ir.Value, name: str, shape: Sequence[int | str], dtype: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
+        value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
         self.outputs.append(value)
 
     def node(
@@ -79,6 +82,10 @@ class Graph:
             name="decoder",
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer)
+
+    def bytes(self, producer: str) -> bytes:
+        """The model as it lies in its file."""
+        return serde.serialize_model(self.model(producer)).SerializeToString()
 
 
 def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:

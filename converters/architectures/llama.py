@@ -137,69 +137,69 @@ def optional_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build(graph: Graph, weights: Recipe, config: Config) -> None:
-    """Add the whole decoder of design §3 to the graph."""
-    int32, int64, floats = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.FLOAT
+def build(graph: Graph, weights: Recipe, config: Config, *, head: bool = True) -> None:
+    """Add the whole decoder of design §3 to the graph; without the head it only fills the KV cache."""
+    int64 = ir.DataType.INT64
     ids = graph.input("input_ids", int64, ("B", "S"))
-    seqlens = graph.input("seqlens_k", int32, ("B",))
-    total = graph.input("total_sequence_length", int32, ())
-    queries = graph.input("query_seqlens", int32, ("B",))
-    logit_rows = graph.input("logit_rows", int64, ("B", "R"))
-    cache = ("B", config.kv_heads, "C", config.head_dim)
-    past = [
-        tuple(graph.input(f"past_{kind}.{index}", floats, cache) for kind in ("key", "value"))
-        for index in range(config.layers)
-    ]
-    (positions,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
-    cos, sin = _rope_tables(weights, config)
+    attention = Attention(graph, weights, config)
+    if head:
+        logit_rows = graph.input("logit_rows", int64, ("B", "R"))
+        (positions,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
 
-    residual = weights.embedding(ids, "token_embd")
-    gain = weights.vector("blk.0.attn_norm.weight")
+    residual = weights.enter(weights.embedding(ids, "token_embd"), config.hidden)
+    gain = weights.gain("blk.0.attn_norm.weight")
     (x,) = graph.node("SimplifiedLayerNormalization", residual, gain, axis=-1, epsilon=config.epsilon)
-    presents = []
     for index in range(config.layers):
         layer = f"blk.{index}"
-        qkv = weights.linear(x, f"{layer}.attn_q", f"{layer}.attn_k", f"{layer}.attn_v")
-        x, present = _attention(graph, qkv, past[index], (seqlens, total, cos, sin), queries, config)
-        presents.append(present)
+        reads = (f"{layer}.attn_q", f"{layer}.attn_k", f"{layer}.attn_v")
+        x = attention.layer(index, weights.linear(x, *reads, after=f"{layer}.attn_norm.weight"))
         last = index == config.layers - 1
+        if last and not head:  # its keys and values are all that is left to do
+            return
         if last:  # from here on, only the rows whose logits are wanted
             x, residual = pick(graph, x, positions), pick(graph, residual, positions)
-        x = weights.linear(x, f"{layer}.attn_output")
-        x, residual = _add_norm(graph, weights, x, residual, f"{layer}.ffn_norm.weight", config)
-        x = silu_gate(graph, weights.linear(x, f"{layer}.ffn_gate", f"{layer}.ffn_up"))
-        x = weights.linear(x, f"{layer}.ffn_down")
+        x = weights.back(x, f"{layer}.attn_output")
+        norm = f"{layer}.ffn_norm.weight"
+        x, residual = _add_norm(graph, weights, x, residual, norm, config)
+        x = silu_gate(graph, weights.linear(x, f"{layer}.ffn_gate", f"{layer}.ffn_up", after=norm))
+        x = weights.back(x, f"{layer}.ffn_down")
         following = "output_norm.weight" if last else f"blk.{index + 1}.attn_norm.weight"
         x, residual = _add_norm(graph, weights, x, residual, following, config)
 
     logits = weights.linear(x, "token_embd" if config.tied else "output")
     graph.output(logits, "logits", ("B", "R", config.vocab_size))
-    for index, present in enumerate(presents):
-        for kind, value in zip(("key", "value"), present, strict=True):
-            graph.output(value, f"present_{kind}.{index}", cache)
 
 
-def _attention(
-    graph: Graph,
-    qkv: ir.Value,
-    past: tuple[ir.Value, ...],
-    shared: tuple[ir.Value, ...],
-    queries: ir.Value,
-    config: Config,
-) -> tuple[ir.Value, list[ir.Value]]:
-    """Causal attention of packed, not yet rotated queries, keys and values, over the cache and into it."""
-    x, *present = graph.node(
-        "GroupQueryAttention",
-        *(qkv, None, None, *past, *shared, *[None] * 7, queries),
-        domain=MICROSOFT,
-        outputs=3,
-        num_heads=config.heads,
-        kv_num_heads=config.kv_heads,
-        scale=config.attention_scale,
-        do_rotary=1,
-        rotary_interleaved=1,
-    )
-    return x, present
+class Attention:
+    """The attention of every layer, with the inputs that the layers share."""
+
+    def __init__(self, graph: Graph, weights: Recipe, config: Config) -> None:
+        int32 = ir.DataType.INT32
+        self.graph = graph
+        self.config = config
+        lengths = graph.input("seqlens_k", int32, ("B",)), graph.input("total_sequence_length", int32, ())
+        self.shared = (*lengths, *_rope_tables(weights, config))
+        self.queries = graph.input("query_seqlens", int32, ("B",))
+
+    def layer(self, index: int, qkv: ir.Value) -> ir.Value:
+        """Causal attention of packed, not yet rotated queries, keys and values, over the cache and into it."""
+        config, shape = self.config, ("B", self.config.kv_heads, "C", self.config.head_dim)
+        names = [f"{kind}.{index}" for kind in ("key", "value")]
+        past = [self.graph.input(f"past_{name}", ir.DataType.FLOAT, shape) for name in names]
+        x, *present = self.graph.node(
+            "GroupQueryAttention",
+            *(qkv, None, None, *past, *self.shared, *[None] * 7, self.queries),
+            domain=MICROSOFT,
+            outputs=3,
+            num_heads=config.heads,
+            kv_num_heads=config.kv_heads,
+            scale=config.attention_scale,
+            do_rotary=1,
+            rotary_interleaved=1,
+        )
+        for name, value in zip(names, present, strict=True):
+            self.graph.output(value, f"present_{name}", shape)
+        return x
 
 
 def _add_norm(
@@ -208,7 +208,7 @@ def _add_norm(
     """(RMSNorm(x + residual) · gain, x + residual)"""
     normed, _, _, total = graph.node(
         "SkipSimplifiedLayerNormalization",
-        *(x, residual, weights.vector(gain)),
+        *(x, residual, weights.gain(gain)),
         domain=MICROSOFT,
         outputs=4,
         epsilon=config.epsilon,
