@@ -97,6 +97,27 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What a loaded model's engine does at the moment, and its totals since it was loaded.
+
+    `prompt_tokens` are those of all prompts that got a slot, `cached_tokens` the part of them that needed no
+    evaluation. Of `drafted_tokens`, guessed without the model, it confirmed `accepted_tokens`.
+    `prefix_evictions` counts prefixes that left host memory, by reason.
+    """
+
+    slots: int
+    busy_slots: int
+    waiting: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    prefix_cache_bytes: int
+    prefix_evictions: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 

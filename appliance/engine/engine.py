@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from appliance.config import DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_STEP_MS
-from appliance.core import DoneReason, Request
+from appliance.core import DoneReason, EngineStats, Request
 from appliance.engine.backend import Backend, Row
-from appliance.engine.prefix import PrefixCache
+from appliance.engine.prefix import Eviction, PrefixCache
 from appliance.engine.scheduler import Scheduler
-from appliance.engine.sequence import Emit, Sequence, Vocabulary
+from appliance.engine.sequence import Emit, Sequence, Totals, Vocabulary
 from appliance.engine.slots import SlotPool
 from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
 
@@ -78,6 +78,7 @@ class Engine:
         self._slots = SlotPool(backend.slots)
         self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes)
         self._scheduler = Scheduler(chunk_tokens, step_s)
+        self._totals = Totals()
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._stopped: EngineStopped | None = None
         self._lock = threading.Lock()  # orders submissions against the end of the thread
@@ -95,6 +96,22 @@ class Engine:
         """Slots not held by a request."""
         return self._slots.free
 
+    def stats(self) -> EngineStats:
+        """What happens at the moment, and the totals so far."""
+        totals, store = self._totals, self._prefixes.store
+        return EngineStats(
+            slots=len(self._slots.slots),
+            busy_slots=len(self._slots.slots) - self._slots.free,
+            waiting=self._waiting,
+            prompt_tokens=totals.prompt,
+            cached_tokens=totals.cached,
+            generated_tokens=totals.generated,
+            drafted_tokens=totals.drafted,
+            accepted_tokens=totals.accepted,
+            prefix_cache_bytes=store.used_bytes,
+            prefix_evictions={reason.name.lower(): store.evictions[reason] for reason in Eviction},
+        )
+
     def submit(self, request: Request, emit: Emit) -> Ticket:
         """Queue a request; `emit` hears of it from the engine's thread.
 
@@ -103,14 +120,17 @@ class Engine:
         limit = min(request.num_ctx, self.backend.capacity)
         if not 0 < len(request.tokens) <= limit:
             raise PromptTooLong(len(request.tokens), limit)
-        sequence = Sequence(request, emit, self._vocabulary, self._eos)
+        sequence = Sequence(request, emit, self._vocabulary, self._eos, self._totals)
         with self._lock:
             if self._stopped:
                 raise self._stopped
             if self._waiting >= self._max_waiting:
                 raise ServerBusy(self._max_waiting)
             self._waiting += 1
+            position = self._waiting - self._slots.free
             self._inbox.put(_Submit(sequence))
+        if position > 0:
+            log.info("queued at position %d: all %d slots are busy", position, self.backend.slots)
         return Ticket(sequence, self._inbox)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
@@ -31,16 +32,30 @@ class Vocabulary(Protocol):
     def stream(self, prompt: tuple[int, ...]) -> TextStream: ...
 
 
+@dataclass(slots=True)
+class Totals:
+    """Tokens of all requests of an engine; see EngineStats. Written by the engine's thread alone."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 class Sequence:
     """Tokens, slot and output state of a request. Belongs to the engine's thread."""
 
-    def __init__(self, request: Request, emit: Emit, vocabulary: Vocabulary, eos: frozenset[int]) -> None:
+    def __init__(
+        self, request: Request, emit: Emit, vocabulary: Vocabulary, eos: frozenset[int], totals: Totals
+    ) -> None:
         self.request = request
         self.emit = emit
         self.slot: Slot | None = None
         self.tokens = list(request.tokens)
         self._vocabulary = vocabulary
         self._eos = eos
+        self._totals = totals
         self._sampler = Sampler(request.sampling, request.num_ctx)
         self._gate = StopGate(request.sampling.stop)
         self._stream = vocabulary.stream(request.tokens)
@@ -70,12 +85,14 @@ class Sequence:
     def start(self, slot: Slot) -> None:
         """Take a slot; what it holds of the prompt need not be evaluated again."""
         self.slot = slot
-        self._cached = len(slot.tokens)
         self._started_ns = time.monotonic_ns()
+        self._totals.prompt += len(self.request.tokens)
+        self.reuse(len(slot.tokens))
 
     def reuse(self, tokens: int) -> None:
-        """Take note of prompt tokens that came into the slot from another after `start`."""
+        """Take note of prompt tokens that another request has evaluated."""
         self._cached += tokens
+        self._totals.cached += tokens
 
     def next_row(self, chunk: int) -> Row:
         """The next at most `chunk` tokens to run; never all but one of a prompt (see slots.MIN_PREFILL_TOKENS)."""
@@ -103,7 +120,7 @@ class Sequence:
         allowed = self._constraint.mask() if self._constraint else None
         token = self._sampler.sample(logits[0], self.tokens, allowed)
         if token in self._eos:
-            self._generated += 1
+            self._count()
             self.finish(DoneReason.STOP)
             return True
         self.tokens.append(token)
@@ -127,7 +144,7 @@ class Sequence:
 
     def _say(self, token: int, logprobs: tuple[TokenLogprob, ...] = ()) -> bool:
         """Emit what a new token makes final. True when the request is done."""
-        self._generated += 1
+        self._count()
         text, stopped = self._gate.push(self._stream.push(token))
         if stopped:
             self.finish(DoneReason.STOP, text, logprobs, cut=True)
@@ -141,6 +158,10 @@ class Sequence:
         if text or logprobs:
             self.emit(Chunk(text=text, tokens=(token,), logprobs=logprobs))
         return False
+
+    def _count(self) -> None:
+        self._generated += 1
+        self._totals.generated += 1
 
     def _force_head(self) -> list[int]:
         """The tokens that every answer begins with; they join the prompt, so that one run reads both."""

@@ -167,6 +167,33 @@ def test_the_queue_is_bounded(start: Start) -> None:
     assert [client.text() for client in clients] == ["BC"] * 3
 
 
+def test_a_request_that_waits_is_told_its_place_in_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    gate = threading.Semaphore(0)
+    engine = start(ScriptedBackend(upwards, slots=1, gate=gate))
+    clients = [Client(engine, "A", num_predict=2)]
+    while engine.free_slots:
+        pass
+    assert "queued" not in caplog.text
+    clients += [Client(engine, "A", num_predict=2) for _ in range(2)]
+    assert "queued at position 1" in caplog.text
+    assert "queued at position 2" in caplog.text
+    assert engine.stats().waiting == 2
+    gate.release(100)
+    assert [client.text() for client in clients] == ["BC"] * 3
+
+
+def test_stats_count_slots_and_tokens(start: Start) -> None:
+    engine = start(ScriptedBackend(alphabet, slots=3))
+    Client(engine, "abcdefgh", num_predict=3).chunks()
+    Client(engine, "abcdefgh", num_predict=2).chunks()
+    stats = engine.stats()
+    assert (stats.slots, stats.busy_slots, stats.waiting) == (3, 0, 0)
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (16, 6, 5)
+    assert stats.prefix_cache_bytes == 0
+    assert set(stats.prefix_evictions.values()) == {0}
+
+
 def test_a_failing_run_ends_every_request_and_the_engine(start: Start) -> None:
     def broken(cache: list[int]) -> int:
         raise RuntimeError("out of memory")
