@@ -101,15 +101,19 @@ class EngineStats:
     """What a loaded model's engine does at the moment, and its totals since it was loaded.
 
     `prompt_tokens` are those of all prompts that got a slot, `cached_tokens` the part of them that needed no
-    evaluation. Of `drafted_tokens`, guessed without the model, it confirmed `accepted_tokens`.
-    `prefix_evictions` counts prefixes that left host memory, by reason.
+    evaluation, `evaluated_tokens` all tokens that ran through the model. Of `drafted_tokens`, guessed without the
+    model, it confirmed `accepted_tokens`. `queue` has the prompt tokens of those that wait for a slot, the next one
+    first; `waiting` counts them too, and those that the engine has not looked at yet. `prefix_evictions` counts
+    prefixes that left host memory, by reason.
     """
 
     slots: int
     busy_slots: int
     waiting: int
+    queue: tuple[int, ...]
     prompt_tokens: int
     cached_tokens: int
+    evaluated_tokens: int
     generated_tokens: int
     drafted_tokens: int
     accepted_tokens: int

@@ -103,8 +103,10 @@ class Engine:
             slots=len(self._slots.slots),
             busy_slots=len(self._slots.slots) - self._slots.free,
             waiting=self._waiting,
+            queue=tuple(len(sequence.request.tokens) for sequence in tuple(self._scheduler.waiting)),
             prompt_tokens=totals.prompt,
             cached_tokens=totals.cached,
+            evaluated_tokens=totals.evaluated,
             generated_tokens=totals.generated,
             drafted_tokens=totals.drafted,
             accepted_tokens=totals.accepted,
@@ -149,6 +151,7 @@ class Engine:
     def _run_rows(self, pairs: list[tuple[Sequence, Row]]) -> None:
         started = time.monotonic()
         logits = self.backend.run([row for _, row in pairs])
+        self._totals.evaluated += sum(len(row.tokens) for _, row in pairs)
         if len(pairs) == 1:
             self._scheduler.observe(len(pairs[0][1].tokens), time.monotonic() - started)
         for at, (sequence, row) in enumerate(pairs):

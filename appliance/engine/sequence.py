@@ -38,6 +38,7 @@ class Totals:
 
     prompt: int = 0
     cached: int = 0
+    evaluated: int = 0
     generated: int = 0
     drafted: int = 0
     accepted: int = 0

@@ -190,6 +190,7 @@ def test_stats_count_slots_and_tokens(start: Start) -> None:
     stats = engine.stats()
     assert (stats.slots, stats.busy_slots, stats.waiting) == (3, 0, 0)
     assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens) == (16, 6, 5)
+    assert stats.evaluated_tokens == 16 - 6 + 5 - 2, "all but the two last tokens, which were sampled and never run"
     assert stats.prefix_cache_bytes == 0
     assert set(stats.prefix_evictions.values()) == {0}
 
