@@ -87,12 +87,17 @@ class Packed:
     zeros: Bytes | None = None
 
 
-def format_for(types: Collection[str], shape: tuple[int, int], embedding: bool = False) -> Format:
-    """The format of stacked matrices of these types and this whole shape [N, K]."""
+def format_for(
+    types: Collection[str], shape: tuple[int, int], embedding: bool = False, sums_from: int = SUMS_FROM_WEIGHTS
+) -> Format:
+    """The format of stacked matrices of these types and this whole shape [N, K].
+
+    From `sums_from` weights on, grids of 16 values stay at 4 bits.
+    """
     kinds = set(types)
     if kinds == {"Q4_0"}:
         return Format(4, 32)
-    if kinds <= GRID_OF_16 and shape[0] * shape[1] >= SUMS_FROM_WEIGHTS and not embedding:
+    if kinds <= GRID_OF_16 and shape[0] * shape[1] >= sums_from and not embedding:
         return Format(4, 32, sums=True)
     if kinds & EXACT_IN_8 or shape[1] % 64:
         return Format(8, 32)

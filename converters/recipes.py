@@ -1,4 +1,8 @@
-"""How matrices enter the graph: quantised (`exact`), or as float32 (`fp32`).
+"""How matrices enter the graph.
+
+    exact    quantised, as close to the source as formats.py says, in the format that runs fastest
+    compact  the same values, and what has 4 bits in the source has 4 bits in memory whatever it costs in speed
+    fp32     the source's values as float32: the reference
 
 A recipe adds the nodes, reserves the bytes, and leaves a job that fills them from the source.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +20,12 @@ from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters.formats import SUM_BLOCK, Format, format_for, pack, unpack
+from converters.formats import GRID_OF_16, SUM_BLOCK, Format, format_for, pack, unpack
 from converters.graph import MICROSOFT, Graph, with_averages
 from converters.source import GGUFSource
 from converters.weights import Region
 
+EMBEDDING = "token_embd.weight"
 FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 Progress = Callable[[int], None]
 
@@ -32,9 +38,25 @@ class Recipe:
         self.source = source
         self.progress = progress
         self.squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._tables: dict[str, Region] = {}
 
-    def linear(self, x: ir.Value, *names: str) -> ir.Value:
-        """x [..,K] times the transposes of the matrices `names` [N,K] side by side: [.., ΣN], plus their biases."""
+    def enter(self, x: ir.Value, columns: int) -> ir.Value:
+        """What the embeddings [B,S,K] become as they enter the residual stream."""
+        return x
+
+    def gain(self, name: str) -> ir.Value:
+        """The gain of an RMSNorm over the residual stream."""
+        return self.vector(name)
+
+    def back(self, x: ir.Value, name: str) -> ir.Value:
+        """`linear` with a matrix that writes the residual stream."""
+        return self.linear(x, name)
+
+    def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
+        """x [..,K] times the transposes of the matrices `names` [N,K] side by side: [.., ΣN], plus their biases.
+
+        `after` names the gain of the RMSNorm of the residual stream that x comes from, if it does.
+        """
         tensors = [self.source.tensors[f"{name}.weight"] for name in names]
         return self._matmul(x, tensors, self._bias(names, tensors))
 
@@ -53,8 +75,12 @@ class Recipe:
 
     def table(self, name: str, shape: tuple[int, int], rows: Callable[[int, int], NDArray[np.float32]]) -> ir.Value:
         """A computed float32 matrix: `rows(start, stop)` gives its rows."""
+        if name in self._tables:
+            return self.graph.stored(name, self._tables[name], FLOAT, shape)
+        if name in self._tables:
+            return self.graph.stored(name, self._tables[name], FLOAT, shape)
         file = self.graph.file
-        region = file.reserve(4 * shape[0] * shape[1])
+        region = self._tables[name] = file.reserve(4 * shape[0] * shape[1])
         step = max(1, (1 << 20) // shape[1])
 
         def fill() -> None:
@@ -96,7 +122,11 @@ class Exact(Recipe):
 
     def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
         super().__init__(graph, source, progress)
-        self._stored: dict[tuple[str, ...], Stored] = {}
+        self._stored: dict[tuple[Format, tuple[str, ...]], Stored] = {}
+
+    def share(self, other: Exact) -> None:
+        """Use what `other`, over another graph and the same weights file, has stored, and store for it too."""
+        self._stored, self._tables = other._stored, other._tables
 
     def embedding(self, ids: ir.Value, name: str) -> ir.Value:
         tensor = self.source.tensors[f"{name}.weight"]
@@ -139,13 +169,18 @@ class Exact(Recipe):
             accuracy_level=4,
         )[0]
 
+    def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
+        """A head that shares its matrix with the embedding shares its format too."""
+        table = embedding or tensors[0].name == EMBEDDING
+        return format_for([tensor.type_name for tensor in tensors], _stacked(tensors), table)
+
     def _store(self, tensors: Sequence[TensorInfo], embedding: bool = False) -> Stored:
-        """Reserve the bytes of stacked matrices and have them filled, once."""
-        key = tuple(tensor.name for tensor in tensors)
+        """Reserve the bytes of stacked matrices and have them filled, once for each format."""
+        form = self._form(tensors, embedding)
+        key = form, tuple(tensor.name for tensor in tensors)
         if key in self._stored:
             return self._stored[key]
-        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
-        form = format_for([tensor.type_name for tensor in tensors], (rows, columns), embedding)
+        rows, columns = _stacked(tensors)
         blocks = form.blocks(columns)
         file = self.graph.file
         stored = Stored(
@@ -179,6 +214,23 @@ class Exact(Recipe):
         sums[1] += float(values.ravel() @ values.ravel())
 
 
+class Compact(Exact):
+    """Whatever has 4 bits in the source keeps 4 bits.
+
+    Matrices of 4 bits are not fused with finer ones, and a shared embedding of 4 bits is stored a second time for the
+    head: of the table that is only looked up, no more than the rows in use ever become resident.
+    """
+
+    def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
+        groups = groupby(names, lambda name: self.source.tensors[f"{name}.weight"].type_name in GRID_OF_16)
+        parts = [super(Compact, self).linear(x, *group) for _, group in groups]
+        return self.graph.node("Concat", *parts, axis=-1)[0] if len(parts) > 1 else parts[0]
+
+    def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
+        types = [tensor.type_name for tensor in tensors]
+        return format_for(types, _stacked(tensors), embedding, sums_from=0)
+
+
 class Full(Recipe):
     """The source's values as float32: the reference that the other recipes are held against."""
 
@@ -197,7 +249,7 @@ class Full(Recipe):
         key = tuple(tensor.name for tensor in tensors)
         if key in self._stored:
             return self._stored[key]
-        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+        rows, columns = _stacked(tensors)
         file = self.graph.file
         region = file.reserve(4 * rows * columns)
 
@@ -212,4 +264,9 @@ class Full(Recipe):
         return self._stored[key]
 
 
-RECIPES: dict[str, type[Recipe]] = {"exact": Exact, "fp32": Full}
+def _stacked(tensors: Sequence[TensorInfo]) -> tuple[int, int]:
+    """The shape [ΣN, K] of matrices on top of each other."""
+    return sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+
+
+RECIPES: dict[str, type[Recipe]] = {"exact": Exact, "compact": Compact, "fp32": Full}

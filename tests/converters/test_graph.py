@@ -138,9 +138,8 @@ def test_exact_recipe_stays_close(make: Make, tensor_type: str) -> None:
     assert relative_error(Decoder(folder).all_logits(IDS), expected) < 0.07
 
 
-def test_sums_carry_the_minima_of_large_matrices(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converters.formats.SUMS_FROM_WEIGHTS", 0)
-    source, folder = make("exact", tensor_type="Q4_1", hidden=128, intermediate=192)
+def test_sums_carry_the_minima_of_matrices(make: Make) -> None:
+    source, folder = make("compact", tensor_type="Q4_1", hidden=128, intermediate=192)
     expected = llama_reference.logits(source, IDS)
     kinds = {node.op_type for node in load_graph(folder).graph}
     assert {"AveragePool", "Concat"} <= kinds
