@@ -11,12 +11,14 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 
-from api import errors, ollama
+from api import errors, ollama, stats
 from api.encode import JSONResponse
 from api.guards import CORS, Hosts
 from api.requests import BodyRequest
 from api.routing import StrictPaths
 from api.service import ApiSettings, InferenceService
+
+ROUTES = (*ollama.ROUTES, stats.stats)
 
 
 def create_app(service: InferenceService, settings: ApiSettings) -> Litestar:
@@ -24,13 +26,13 @@ def create_app(service: InferenceService, settings: ApiSettings) -> Litestar:
 
     @cache
     def document() -> dict[str, Any]:
-        return openapi_document(ollama.ROUTES, service)
+        return openapi_document(ROUTES, service)
 
     @get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response[dict[str, Any]]:
         return JSONResponse(document())
 
-    app = _litestar([*ollama.ROUTES, openapi], service)
+    app = _litestar([*ROUTES, openapi], service)
     # Litestar's own middleware starts behind its router, and would not see requests for paths that do not exist
     app.asgi_handler = CORS(Hosts(StrictPaths(app, app.asgi_handler), settings.host), settings.origins)
     return app

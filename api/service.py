@@ -11,6 +11,7 @@ from litestar.params import SkipValidation
 from appliance.core import (
     ChatRequest,
     CreateRequest,
+    EngineStats,
     GenerateRequest,
     LoadedModel,
     ModelDetails,
@@ -43,6 +44,9 @@ class InferenceService(Protocol):
 
     async def loaded(self) -> list[LoadedModel]:
         """Loaded models."""
+
+    async def stats(self) -> Mapping[str, EngineStats]:
+        """What the engine of each loaded model does, by the model's name."""
 
     async def copy(self, source: str, destination: str) -> None:
         """Give an installed model another name."""

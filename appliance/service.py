@@ -21,6 +21,7 @@ from appliance.core import (
     ChatRequest,
     CreateRequest,
     DoneReason,
+    EngineStats,
     GenerateRequest,
     InferenceRequest,
     LoadedModel,
@@ -129,6 +130,10 @@ class Service:
             )
             for runner in self._manager.runners
         ]
+
+    async def stats(self) -> dict[str, EngineStats]:
+        """What the engine of each loaded model does, by the model's name."""
+        return {runner.model.name.short: runner.engine.stats() for runner in self._manager.runners}
 
     async def copy(self, source: str, destination: str) -> None:
         """Give an installed model a second name."""

@@ -54,6 +54,7 @@ class FakeService:
     script: list[Any] = field(default_factory=lambda: [core.Reply(text="Hi"), FINISHED])
     installed: list[core.ModelSummary] = field(default_factory=list)
     running: list[core.LoadedModel] = field(default_factory=list)
+    engines: dict[str, core.EngineStats] = field(default_factory=dict)
     details: core.ModelDetails = DETAILS
     error: Exception | None = None
     version: str = "0.33.0"
@@ -107,6 +108,10 @@ class FakeService:
     async def loaded(self) -> list[core.LoadedModel]:
         self._record("loaded")
         return self.running
+
+    async def stats(self) -> dict[str, core.EngineStats]:
+        self._record("stats")
+        return self.engines
 
     async def copy(self, source: str, destination: str) -> None:
         self._record("copy", source, destination)

@@ -46,7 +46,7 @@ def test_local_origins_are_allowed(origin: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST"])
-@pytest.mark.parametrize("path", ["/api/version", "/api/nothing", "/openapi.json", "/api/tags/"])
+@pytest.mark.parametrize("path", ["/api/version", "/api/stats", "/api/nothing", "/openapi.json", "/api/tags/"])
 @pytest.mark.parametrize(
     "origin",
     ["https://evil.example", "http://localhost.evil.example", "null", "chrome-extension://x", "ftp://localhost"],

@@ -209,6 +209,7 @@ def test_openapi(client: Client) -> None:
         "/api/generate",
         "/api/ps",
         "/api/show",
+        "/api/stats",
         "/api/status",
         "/api/tags",
         "/api/version",
@@ -223,3 +224,36 @@ def test_openapi(client: Client) -> None:
     assert {"messages", "keep_alive", "_debug_render_only"} <= set(schema["properties"])
     upload = document["paths"]["/api/blobs/{digest}"]["post"]["requestBody"]
     assert list(upload["content"]) == ["application/octet-stream"]
+
+
+def test_stats(client: Client, service: FakeService) -> None:
+    assert client.get("/api/stats").text == '{"models":[]}'
+    service.engines["a:latest"] = core.EngineStats(
+        slots=4,
+        busy_slots=4,
+        waiting=3,
+        queue=(30, 20),
+        prompt_tokens=100,
+        cached_tokens=40,
+        evaluated_tokens=80,
+        generated_tokens=25,
+        drafted_tokens=0,
+        accepted_tokens=0,
+        prefix_cache_bytes=5,
+        prefix_evictions={"live": 2},
+    )
+    response = client.get("/api/stats")
+    assert (response.status_code, response.headers["content-type"]) == (200, JSON)
+    assert response.json() == {
+        "models": [
+            {
+                "name": "a:latest",
+                "slots": {"total": 4, "busy": 4},
+                "waiting": 3,
+                "queue": [{"position": 1, "prompt_tokens": 30}, {"position": 2, "prompt_tokens": 20}],
+                "tokens": {"prompt": 100, "cached": 40, "evaluated": 80, "generated": 25},
+                "speculation": {"drafted": 0, "accepted": 0},
+                "prefix_cache": {"bytes": 5, "evictions": {"live": 2}},
+            }
+        ]
+    }
