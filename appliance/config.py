@@ -16,6 +16,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from appliance.bundle import KV_TYPES, RECIPES
 from appliance.core import FOREVER_S
 from appliance.errors import InvalidSetting
 
@@ -25,7 +26,7 @@ DEFAULT_PORT = 11434
 DEFAULT_STEP_MS = 150
 DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
-RECIPES = ("exact", "fp32")
+AUTO = "auto"
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _DURATION_UNITS_S = {
@@ -139,6 +140,17 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     return parse
 
 
+def _kv_cache_type(text: str) -> str:
+    """OLLAMA_KV_CACHE_TYPE, upper case or lower. Its "f16" is kept at twice the bytes; what loses more is refused."""
+    wanted = text.lower()
+    if wanted == "f16":
+        log.warning("KV cache type f16: on the CPU keys and values are kept in float32 (f32); q8_0 takes a quarter")
+        return "f32"
+    if wanted not in KV_TYPES:
+        raise ValueError(f"must be one of {', '.join(KV_TYPES)}")
+    return wanted
+
+
 def _level(text: str) -> int:
     """OLLAMA_DEBUG: a boolean, or a number where 2 means trace."""
     return int(parse_bool(text)) if text in _TRUE or text in _FALSE else _integer(0)(text)
@@ -226,7 +238,22 @@ class Settings:
         "How long a step may read a prompt while others wait for their next token, in milliseconds",
     )
     recipe: str = _setting(
-        "exact", "APPLIANCE_RECIPE", _one_of(RECIPES), f"How models are converted: {', '.join(RECIPES)}"
+        AUTO,
+        "APPLIANCE_RECIPE",
+        _one_of((AUTO, *RECIPES)),
+        f"How models without a recipe of their own are converted: {AUTO}, {', '.join(RECIPES)}",
+    )
+    kv_cache_type: str = _setting(
+        "f32",
+        "OLLAMA_KV_CACHE_TYPE",
+        _kv_cache_type,
+        f"How keys and values are cached: {', '.join(KV_TYPES)}; f16 is taken as f32",
+    )
+    speculate: bool = _setting(
+        True,
+        "APPLIANCE_SPECULATE",
+        parse_bool,
+        "Guess tokens ahead and keep those that the model confirms",
     )
     memory_budget_bytes: int = _setting(
         0,

@@ -41,7 +41,9 @@ class Converter:
     def __init__(self) -> None:
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def ensure(self, source: Path, digest: str, folder: Path, recipe: str) -> AsyncGenerator[Progress, None]:
+    async def ensure(
+        self, source: Path, digest: str, folder: Path, recipe: str, kv: str
+    ) -> AsyncGenerator[Progress, None]:
         """Convert `source` into `folder` unless a current bundle is there already.
 
         `digest` only names the source in the progress. Closing the generator kills the conversion.
@@ -50,24 +52,24 @@ class Converter:
         async with self._locks[folder]:
             if await asyncio.to_thread(prepare, folder):
                 return
-            async with contextlib.aclosing(run_converter(source, folder, recipe)) as lines:
+            async with contextlib.aclosing(run_converter(source, folder, recipe, kv)) as lines:
                 async for line in lines:
                     if "status" in line:
                         total, completed = line.get("total", 0), line.get("completed", 0)
                         yield Progress(line["status"], digest if total else "", total, completed)
 
 
-async def run_converter(source: Path, folder: Path, recipe: str) -> AsyncGenerator[dict[str, Any], None]:
+async def run_converter(source: Path, folder: Path, recipe: str, kv: str) -> AsyncGenerator[dict[str, Any], None]:
     """Run `python -m converters` and yield the objects it prints, the last with "done".
 
     Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said. Closing the
     generator kills it. However it ends, neither the process nor its partial folder stays behind.
     """
     # -P: the folder that we happen to be started in must not provide modules
-    command = (sys.executable, "-P", "-m", "converters", str(source), "--out", str(folder), "--recipe", recipe)
+    command = (sys.executable, "-P", "-m", "converters", str(source), "--out", str(folder))
     process = await asyncio.create_subprocess_exec(
         *command,
-        "--json",
+        *("--recipe", recipe, "--kv", kv, "--json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Loaded models: load, share, keep alive, make room, unload.
 
-All of it runs on the event loop; only loading and closing go to a thread. A runner is keyed by the digest of
-its weights, so names that share a file share the runner.
+All of it runs on the event loop; only loading and closing go to a thread. A runner is keyed by the folder of its
+bundle, so names that share a file and its recipe share the runner.
 """
 
 from __future__ import annotations
@@ -17,26 +17,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from appliance.bundle import TOKENIZER, Bundle, read_description
+from appliance.choice import Choice, Choices
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
-from appliance.options import Options, context_tokens
+from appliance.memory import left_budget_bytes, total_budget_bytes, without_cache_bytes
+from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
 from appliance.prompt.tokenizer import Tokenizer
 from appliance.store.store import StoredModel
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_LOADED_MODELS = 3
-MEMORY_SHARE = 0.8  # of what is available, when no budget is set
-OVERHEAD_BYTES = 100 * 2**20  # session, tokenizer, buffers: measured on SmolLM2
-WEIGHTS_FACTOR = 1.2  # kernels keep repacked copies of some weights
 FOREVER = timedelta(days=292 * 365)
 
 
@@ -53,6 +49,7 @@ class Runner:
     """A loaded model. `active` counts requests that hold it, `context_length` is the last one's."""
 
     model: StoredModel
+    folder: Path
     bundle: Bundle
     tokenizer: Tokenizer
     engine: Engine
@@ -82,7 +79,8 @@ class Manager:
     def __init__(self, settings: Settings, converter: Converter) -> None:
         self._settings = settings
         self._converter = converter
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[Path, Runner] = {}
+        self._choices = Choices(settings)
         self._loading = asyncio.Lock()  # one load at a time
         self._pending = 0
         self._finishing: set[asyncio.Future[None]] = set()
@@ -113,7 +111,8 @@ class Manager:
 
     async def unload(self, model: StoredModel) -> None:
         """Unload now if idle, else when the running requests are done; nothing if not loaded."""
-        if runner := self._runners.get(model.model_digest):
+        choice = self._choices.made(model)
+        if choice and (runner := self._runners.get(choice.folder)):
             runner.keep_alive_s = 0
             if not runner.active:
                 await self._close(runner)
@@ -124,6 +123,10 @@ class Manager:
         for runner in list(self._runners.values()):
             await self._close(runner)
         await asyncio.gather(*self._finishing)
+
+    def choice(self, model: StoredModel) -> Choice:
+        """The recipe, the KV cache type and the bundle's folder of a model. Raises InvalidOption, BlobNotFound."""
+        return self._choices.of(model)
 
     def reserve(self, runner: Runner, options: Options) -> int:
         """The context length of a request on `runner`, in tokens, with the memory for it in every slot.
@@ -165,7 +168,7 @@ class Manager:
             raise EngineStopped("the server is shutting down")
 
     def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
-        runner = self._runners.get(model.model_digest)
+        runner = self._runners.get(self.choice(model).folder)
         if runner and runner.engine.alive and not runner.draining and runner.load_options == wanted:
             return runner
         return None
@@ -196,8 +199,8 @@ class Manager:
             await self._close(runner)
 
     async def _close(self, runner: Runner) -> None:
-        if self._runners.get(runner.model.model_digest) is runner:
-            del self._runners[runner.model.model_digest]
+        if self._runners.get(runner.folder) is runner:
+            del self._runners[runner.folder]
         if runner.timer:
             runner.timer.cancel()
         await self._finish(asyncio.to_thread(runner.engine.close))
@@ -211,17 +214,19 @@ class Manager:
         await asyncio.shield(task)
 
     async def _load(self, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner:
-        if stale := self._runners.get(model.model_digest):  # other load options, or its engine has died
+        choice = self.choice(model)
+        folder = choice.folder
+        if stale := self._runners.get(folder):  # other load options, or its engine has died
             await self._drain(stale)
-        folder = model.bundle_path(self._settings.recipe)
-        await self._convert(model, folder)
+        await self._convert(model, choice)
         bundle = await asyncio.to_thread(read_description, folder)
         context = self._context_for(options, bundle)
         weights = sum(file.stat().st_size for file in folder.iterdir())
         slots, cache, needed = await self._make_room(bundle, weights, context)
-        engine, tokenizer = await self._open_whole(model, bundle, slots, cache, wanted)
+        engine, tokenizer = await self._open_whole(model, folder, bundle, slots, cache, wanted)
         runner = Runner(
             model,
+            folder,
             bundle,
             tokenizer,
             engine,
@@ -232,15 +237,18 @@ class Manager:
             context_length=context,
             reserved_tokens=context,
         )
-        self._runners[model.model_digest] = runner
-        log.info("loaded %s: %s, %d slots of %d tokens", model.name.short, engine.backend.provider, slots, context)
+        self._runners[folder] = runner
+        log.info(
+            "loaded %s: %s, recipe %s, KV cache %s, %d slots of %d tokens",
+            *(model.name.short, engine.backend.provider, choice.recipe, choice.kv, slots, context),
+        )
         return runner
 
-    async def _convert(self, model: StoredModel, folder: Path) -> None:
+    async def _convert(self, model: StoredModel, choice: Choice) -> None:
         """Make the bundle if it is not there. The load timeout counts from the last sign of progress."""
         limit = self._settings.load_timeout_s
         delay = None if math.isinf(limit) else limit
-        ensure = self._converter.ensure(model.model_path, model.model_digest, folder, self._settings.recipe)
+        ensure = self._converter.ensure(model.model_path, model.model_digest, choice.folder, choice.recipe, choice.kv)
         try:
             async with asyncio.timeout(delay) as timer, contextlib.aclosing(ensure) as progress:
                 async for _ in progress:
@@ -250,10 +258,10 @@ class Manager:
             raise ConversionFailed(f"timed out: converting the model made no progress for {limit:g} seconds") from error
 
     async def _open_whole(
-        self, model: StoredModel, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
+        self, model: StoredModel, folder: Path, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
     ) -> tuple[Engine, Tokenizer]:
         """Open in a thread; when client or server go away meanwhile, what was opened is closed again."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, bundle, slots, cache, wanted))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, folder, bundle, slots, cache, wanted))
         try:
             opened = await asyncio.shield(opening)
             self._require_open()
@@ -263,9 +271,8 @@ class Manager:
         return opened
 
     def _open(
-        self, model: StoredModel, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
+        self, model: StoredModel, folder: Path, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
     ) -> tuple[Engine, Tokenizer]:
-        folder = model.bundle_path(self._settings.recipe)
         tokenizer = Tokenizer.load(folder, bundle)
         backend = open_backend(folder, bundle, slots=slots, setting=wanted.provider, threads=wanted.threads)
         engine = Engine(
@@ -293,10 +300,10 @@ class Manager:
         Returns slots, prefix cache bytes (out of what the slots leave) and all bytes reserved. Raises NotEnoughMemory,
         without unloading anything when that cannot help.
         """
-        fixed = int(weights * WEIGHTS_FACTOR) + OVERHEAD_BYTES
+        fixed = without_cache_bytes(weights)
         slot = bundle.kv_bytes_per_token * context
         most = self._settings.max_loaded_models or DEFAULT_LOADED_MODELS
-        whole = self._settings.memory_budget_bytes or int(psutil.virtual_memory().total * MEMORY_SHARE)
+        whole = total_budget_bytes(self._settings)
         if whole < fixed + slot:
             raise NotEnoughMemory(fixed + slot, whole)
         while self._runners and (len(self._runners) >= most or self._budget() < fixed + slot):
@@ -314,9 +321,7 @@ class Manager:
 
     def _budget(self) -> int:
         """Bytes that another model may take."""
-        if self._settings.memory_budget_bytes:
-            return self._settings.memory_budget_bytes - sum(runner.reserved_bytes for runner in self._runners.values())
-        return int(psutil.virtual_memory().available * MEMORY_SHARE)
+        return left_budget_bytes(self._settings, sum(runner.reserved_bytes for runner in self._runners.values()))
 
     async def _drain(self, runner: Runner) -> None:
         """Unload after the requests in progress; new ones wait for the next load."""

@@ -12,6 +12,7 @@ from appliance.errors import InvalidOption, InvalidRequest
 from appliance.store.parameters import PARAMETERS
 
 MIN_CONTEXT_TOKENS = 4
+DEFAULT_CONTEXT_TOKENS = 4096
 PENALTY_LIMIT = 1000.0
 _SAMPLING = {field.name for field in fields(SamplingParams)} & PARAMETERS.keys()
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from appliance import options
+from appliance.choice import choose
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import (
@@ -35,7 +36,6 @@ from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager, Runner
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
 from appliance.store import create as creation
-from appliance.store.blobs import hex_of
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
 
@@ -154,9 +154,12 @@ class Service:
             else:
                 yield step
         assert draft is not None
-        digest, recipe = draft.model_digest, self._settings.recipe
-        source, folder = self._store.blobs.existing(digest), self._store.derived / hex_of(digest) / recipe
-        async with contextlib.aclosing(self._converter.ensure(source, digest, folder, recipe)) as steps:
+        digest = draft.model_digest
+        footprint = self._store.headers.facts(digest).footprint
+        choice = choose(self._settings, digest, draft.parameters, footprint, self._store.derived)
+        source = self._store.blobs.existing(digest)
+        ensure = self._converter.ensure(source, digest, choice.folder, choice.recipe, choice.kv)
+        async with contextlib.aclosing(ensure) as steps:
             async for progress in steps:
                 yield progress
         async for step in stepped(creation.commit(self._store, draft)):

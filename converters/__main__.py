@@ -1,4 +1,4 @@
-"""`python -m converters SOURCE --out FOLDER [--recipe exact|fp32] [--json]`: convert one model.
+"""`python -m converters SOURCE --out FOLDER [--recipe RECIPE] [--kv TYPE] [--json]`: convert one model.
 
 With --json every line of standard output is an object: {"status", "completed", "total"} while it works, then
 {"done": true, "bundle": {…}}, or {"error", "kind"} and exit status 1. Without it, progress goes to a terminal's
@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle import KV_TYPES, RECIPES
 from appliance.errors import ApplianceError, ConversionFailed
 from converters.bundle import convert
-from converters.recipes import RECIPES
 
 INTERVAL_S = 0.1
 STATUS = "converting model"
@@ -58,11 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a GGUF file")
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the bundle to make")
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
+    parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
     options = parser.parse_args(arguments)
     reporter = Reporter(options.json)
     try:
-        bundle = convert(options.source, options.out, options.recipe, reporter.progress)
+        cache = {} if options.kv == "f32" else {"kv": options.kv}
+        bundle = convert(options.source, options.out, options.recipe, reporter.progress, **cache)
     except ApplianceError as error:
         reporter.error(error)
         return 1

@@ -199,4 +199,4 @@ def test_variables_that_change_nothing_are_found() -> None:
 def test_settings_can_be_made_by_hand_for_tests(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path, port=0)
     assert settings.origin_of("models") == "default"
-    assert settings.recipe == "exact"
+    assert settings.recipe == "auto"

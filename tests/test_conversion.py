@@ -18,7 +18,7 @@ from tests.tiny_model import write_tiny_gguf
 
 def lines_of(source: Path, folder: Path) -> list[dict[str, Any]]:
     async def collect() -> list[dict[str, Any]]:
-        return [line async for line in run_converter(source, folder, "fp32")]
+        return [line async for line in run_converter(source, folder, "fp32", "f32")]
 
     return asyncio.run(collect())
 
@@ -85,7 +85,7 @@ def test_closing_ends_the_process_and_removes_its_partial(tmp_path: Path, monkey
     monkeypatch.setattr(sys, "executable", str(fake))
 
     async def begin_and_leave() -> int:
-        async with contextlib.aclosing(run_converter(tmp_path / "x.gguf", tmp_path / "b", "fp32")) as lines:
+        async with contextlib.aclosing(run_converter(tmp_path / "x.gguf", tmp_path / "b", "fp32", "f32")) as lines:
             line = await anext(lines)
             assert (tmp_path / f"b.partial-{line['pid']}").exists()
             return int(line["pid"])

@@ -51,6 +51,7 @@ class Draft:
     name: ModelName
     parts: list[Part] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model_digest(self) -> str:
@@ -267,8 +268,10 @@ def _set_texts(draft: Draft, request: CreateRequest, inherited: Mapping[str, Any
         draft.replace("system", request.system.encode())
     for text in filter(None, request.licenses):
         draft.add("license", text.encode())
-    if parameters := check_parameters(request.parameters):
-        draft.replace("params", encode({**inherited, **parameters}, sort_keys=True))
+    parameters = check_parameters(request.parameters)
+    draft.parameters = {**inherited, **parameters}
+    if parameters:
+        draft.replace("params", encode(draft.parameters, sort_keys=True))
     if request.messages:
         draft.replace("messages", encode([_message_json(message) for message in request.messages]))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.store.blobs import Blobs
+from appliance.store.footprint import Footprint, footprint
 from appliance.store.gguf_header import GGUFHeader, read_header
 
 # llama.cpp, enum llama_ftype
@@ -33,6 +34,7 @@ class HeaderFacts:
     file_type: str
     context_length: int
     embedding_length: int
+    footprint: Footprint
 
 
 def facts_of(header: GGUFHeader) -> HeaderFacts:
@@ -48,6 +50,7 @@ def facts_of(header: GGUFHeader) -> HeaderFacts:
         FILE_TYPES.get(file_type, "unknown") if isinstance(file_type, int) else "unknown",
         _count(metadata.get(f"{architecture}.context_length")),
         _count(metadata.get(f"{architecture}.embedding_length")),
+        footprint(header),
     )
 
 

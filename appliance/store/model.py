@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from appliance.bundle import KV_TYPES, RECIPES
 from appliance.core import Capability, Message, ModelDetails, ModelFacts, ModelSummary
 from appliance.errors import ApplianceError, BlobNotFound, CorruptManifest, UnsupportedModel
 from appliance.store import capabilities, details
@@ -24,7 +24,6 @@ from appliance.store.names import ModelName
 
 log = logging.getLogger(__name__)
 
-_RECIPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNUSABLE = ("adapter", "draft", "tensor", "json")  # layers that a bundle would have to take in
 
 
@@ -88,11 +87,9 @@ class StoredModel:
                 raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
         _ = self.model_path
 
-    def bundle_path(self, recipe: str) -> Path:
+    def bundle_path(self, recipe: str, kv: str = "f32") -> Path:
         """The folder of the bundle made of its GGUF, whether or not it exists."""
-        if not _RECIPE.fullmatch(recipe):
-            raise ValueError(f"{recipe!r} is no recipe")
-        return self.derived / hex_of(self.model_digest) / recipe
+        return bundle_path(self.derived, self.model_digest, recipe, kv)
 
     @cached_property
     def template(self) -> str:
@@ -191,6 +188,18 @@ class StoredModel:
     def _corrupt(self, layer: Layer) -> CorruptManifest:
         part = layer.kind or "config"
         return CorruptManifest(f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})")
+
+
+def bundle_path(derived: Path, digest: str, recipe: str, kv: str = "f32") -> Path:
+    """Where under `derived` the bundle of a GGUF with this digest, recipe and KV cache type belongs."""
+    if recipe not in RECIPES or kv not in KV_TYPES:
+        raise ValueError(f"{recipe!r} with {kv!r} is no recipe")
+    return derived / hex_of(digest) / bundle_name(recipe, kv)
+
+
+def bundle_name(recipe: str, kv: str) -> str:
+    """The name of a bundle's folder."""
+    return recipe if kv == "f32" else f"{recipe}-kv-{kv}"
 
 
 def _writable(value: Any) -> Any:

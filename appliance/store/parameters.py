@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from appliance.bundle import KV_TYPES, RECIPES
+from appliance.config import AUTO
 from appliance.errors import InvalidModelfile, InvalidOption
 
 ParameterType = Literal["integer", "float32", "boolean", "array"]
@@ -32,6 +34,9 @@ PARAMETERS: dict[str, ParameterType] = {
     "num_thread": "integer",
     "draft_num_predict": "integer",
 }
+
+MODEL_PARAMETERS = {"recipe": (AUTO, *RECIPES), "kv_cache_type": KV_TYPES}
+"""Ours beyond Ollama's, with their values: how a model is converted. A request cannot set them."""
 DEPRECATED = frozenset(
     ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "mirostat",
      "mirostat_tau", "mirostat_eta")
@@ -46,10 +51,20 @@ def check_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a create request, without nulls and deprecated ones; raises InvalidOption."""
     checked = {name: value for name, value in given.items() if value is not None and name not in DEPRECATED}
     for name, value in checked.items():
+        if name in MODEL_PARAMETERS:
+            check_choice(name, value)
+            continue
         if name not in PARAMETERS:
             raise InvalidOption(f"unknown parameter '{name}'")
         _check_type(name, PARAMETERS[name], value)
     return checked
+
+
+def check_choice(name: str, value: Any) -> None:
+    """Raise InvalidOption unless `value` is one of those that the parameter `name` of MODEL_PARAMETERS may have."""
+    if value not in MODEL_PARAMETERS[name]:
+        choices = ", ".join(MODEL_PARAMETERS[name])
+        raise InvalidOption(f'option "{name}" must be one of {choices}, not {str(value)[:40]!r}')
 
 
 def _check_type(name: str, kind: ParameterType, value: Any) -> None:
@@ -68,6 +83,10 @@ def _check_type(name: str, kind: ParameterType, value: Any) -> None:
 
 def read_parameter(name: str, text: str) -> Any:
     """The value of a Modelfile's `PARAMETER name text`, a list of one for `stop`; raises InvalidModelfile."""
+    if choices := MODEL_PARAMETERS.get(name):
+        if text not in choices:
+            raise InvalidModelfile(f"invalid {name} [{text}]; one of: {', '.join(choices)}")
+        return text
     match PARAMETERS.get(name):
         case None:
             raise InvalidModelfile(f"unknown parameter '{name}'")

@@ -1,0 +1,125 @@
+"""Which recipe and which type of KV cache a model gets.
+
+What its Modelfile says comes first, then the settings. "auto" decides by the memory of the machine, not by what is
+free at the moment, so the same machine decides alike every time:
+
+    a quantised file          exact; compact if only that fits
+    F32, F16 or BF16          exact (8 bits); q4 if only that fits
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.config import AUTO, Settings
+from appliance.memory import total_budget_bytes, without_cache_bytes
+from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
+from appliance.store.footprint import Footprint
+from appliance.store.model import StoredModel, bundle_path
+from appliance.store.parameters import MODEL_PARAMETERS, check_choice
+
+log = logging.getLogger(__name__)
+
+FOR_QUANTISED = ("exact", "compact")  # what "auto" chooses from, the preferred one first
+FOR_FULL_PRECISION = ("exact", "q4")
+ROUNDS = frozenset({"q4"})  # recipes that give quality up for memory
+SAID_BY_MODEL = (*MODEL_PARAMETERS, "num_ctx")  # the parameters that count here
+KV_BYTES = {"f32": 4, "q8_0": 1}  # of a number in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a model is converted, and why."""
+
+    recipe: str
+    kv: str
+    folder: Path  # of its bundle, whether or not that exists
+    reason: str
+
+
+class Choices:
+    """Remembers what was chosen: a model keeps its recipe while the server runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[tuple[str, str], Choice] = {}
+
+    def of(self, model: StoredModel) -> Choice:
+        """The choice for an installed model with a GGUF. Raises InvalidOption, BlobNotFound, NotGGUF, TruncatedGGUF."""
+        if known := self.made(model):
+            return known
+        assert model.header
+        choice = choose(self._settings, model.model_digest, model.parameters, model.header.footprint, model.derived)
+        log.info("%s: recipe %s, KV cache %s: %s", model.name.short, choice.recipe, choice.kv, choice.reason)
+        self._known[_key(model)] = choice
+        return choice
+
+    def made(self, model: StoredModel) -> Choice | None:
+        """The choice that was made for a model, if there was one since the server began."""
+        return self._known.get(_key(model))
+
+
+def _key(model: StoredModel) -> tuple[str, str]:
+    """All that a choice depends on while the server runs."""
+    said = {name: model.parameters[name] for name in SAID_BY_MODEL if name in model.parameters}
+    return model.model_digest, repr(said)
+
+
+def choose(
+    settings: Settings, digest: str, parameters: Mapping[str, Any], footprint: Footprint, derived: Path
+) -> Choice:
+    """The choice for the GGUF `digest` of a model with these parameters; bundles lie under `derived`.
+
+    Raises InvalidOption when a parameter names a recipe or a KV cache type that there is not.
+    """
+    for name in MODEL_PARAMETERS.keys() & parameters.keys():
+        check_choice(name, parameters[name])
+    kv = parameters.get("kv_cache_type", settings.kv_cache_type)
+    recipe = parameters.get("recipe", settings.recipe)
+    if recipe != AUTO:
+        source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")
+        return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), f"chosen by {source}")
+    wanted = parameters.get("num_ctx")
+    context = context_tokens(
+        wanted if isinstance(wanted, int) else None,
+        settings.context_length or DEFAULT_CONTEXT_TOKENS,
+        footprint.context_tokens or DEFAULT_CONTEXT_TOKENS,
+    )
+    made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
+    recipe, reason = automatic(
+        footprint, footprint.kv_values * KV_BYTES[kv] * context, total_budget_bytes(settings), made
+    )
+    return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), reason)
+
+
+def automatic(footprint: Footprint, cache: int, budget: int, made: Mapping[str, int]) -> tuple[str, str]:
+    """The recipe for a KV cache of `cache` bytes within `budget` bytes, and the reason.
+
+    `made` are the sizes of the bundles that exist: one that fits is kept rather than converted anew, unless it
+    gave up quality that there is now room for.
+    """
+    best, smaller = FOR_QUANTISED if footprint.quantised else FOR_FULL_PRECISION
+    sizes = {**footprint.weights, **made}
+    needed = {name: without_cache_bytes(sizes[name]) + cache for name in (best, smaller)}
+    if needed[smaller] <= budget < needed[best]:
+        return smaller, f"{best} would take {_mb(needed[best])} of {_mb(budget)}, {smaller} {_mb(needed[smaller])}"
+    if best not in made and smaller in made and smaller not in ROUNDS and needed[smaller] <= budget:
+        return smaller, f"it was made before and takes {_mb(needed[smaller])} of {_mb(budget)}"
+    if needed[best] > budget:
+        return best, f"it takes {_mb(needed[best])}, and nothing fits {_mb(budget)}"
+    return best, f"it takes {_mb(needed[best])} of {_mb(budget)}"
+
+
+def _size(folder: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # not made, or removed just now
+        return sum(path.stat().st_size for path in folder.iterdir())
+    return 0
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,148 @@
+"""How large a model's bundle will be, estimated from its GGUF header before anything is converted.
+
+Bits a weight, with the scales, after the table in converters/formats.py:
+
+    4 bits, blocks of 32              4 + 32/32 = 5
+    4 bits, blocks of 32, with sums   (4 + 32/32 + 4/32) · 34/32 = 5.45
+    8 bits, blocks of 32              8 + 32/32 = 9
+    8 bits, blocks of 64              8 + 32/64 = 8.5
+    8 bits, rotated, a second copy    8, or 8.5 for what writes the residual stream
+
+`compact` keeps a 4-bit matrix that embedding and head share twice, in the format of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.store.gguf_header import GGUFHeader, TensorInfo
+
+FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
+_GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
+_EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
+_LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
+_EMBEDDING = "token_embd.weight"
+_HEAD = "output.weight"
+_FUSED = re.compile(r"\.(?:attn_[qkv]|ffn_(?:gate|up))\.weight$")
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """`weights` are bytes by recipe, `kv_values` the numbers that a token adds to the KV cache.
+
+    `quantised`: some matrix has fewer bits than float16. `context_tokens` is what the model was trained for.
+    """
+
+    quantised: bool
+    weights: Mapping[str, int]
+    kv_values: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """Matrices that become one: their types, how many weights there are, how long a row is, and where it is used."""
+
+    types: frozenset[str]
+    weights: int
+    columns: int
+    embedding: bool
+    shared: bool  # the embedding is the head too
+    layer: bool
+
+
+def footprint(header: GGUFHeader) -> Footprint:
+    """The footprint of a GGUF, whatever its architecture; what the header does not say counts as nothing."""
+    architecture = header.metadata.get("general.architecture")
+
+    def count(key: str, otherwise: int = 0) -> int:
+        value: Any = header.metadata.get(f"{architecture}.{key}")
+        if isinstance(value, list) and all(type(item) is int for item in value):  # a number a layer
+            value = max(value, default=0)
+        return value if type(value) is int and value > 0 else otherwise
+
+    heads = count("attention.head_count")
+    width = count("embedding_length") // heads if heads else 0
+    keys, values = count("attention.key_length", width), count("attention.value_length", width)
+    context = count("context_length")
+    matrices = _matrices(header.tensors)
+    vectors = 4 * sum(_size(tensor) for tensor in header.tensors if len(tensor.shape) < 2)
+    rope = 4 * context * count("rope.dimension_count", keys)  # cosines and sines for every position
+    return Footprint(
+        quantised=any(not matrix.types <= FULL_PRECISION for matrix in matrices),
+        weights={
+            recipe: vectors + rope + int(sum(matrix.weights * bits(matrix) for matrix in matrices) / 8)
+            for recipe, bits in _BITS.items()
+        },
+        kv_values=count("block_count") * count("attention.head_count_kv", heads) * (keys + values),
+        context_tokens=context,
+    )
+
+
+def _size(tensor: TensorInfo) -> int:
+    size = 1
+    for length in tensor.shape:
+        size *= length
+    return size
+
+
+def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
+    """Those that are read together as one: queries, keys and values; gate and up."""
+    together: defaultdict[str, list[TensorInfo]] = defaultdict(list)
+    for tensor in tensors:
+        if len(tensor.shape) > 1:
+            fused = _FUSED.search(tensor.name)
+            kind = "attn" if ".attn_" in tensor.name else "ffn"
+            together[f"{tensor.name[: fused.start()]} {kind}" if fused else tensor.name].append(tensor)
+    return [
+        _Matrix(
+            frozenset(tensor.type_name for tensor in stack),
+            sum(map(_size, stack)),
+            stack[0].shape[-1],
+            name == _EMBEDDING,
+            _HEAD not in together,
+            name.startswith("blk."),
+        )
+        for name, stack in together.items()
+    ]
+
+
+def _in_8_bits(matrix: _Matrix) -> float:
+    return 9 if matrix.types & _EXACT_IN_8 or matrix.columns % 64 else 8.5
+
+
+def _compact(matrix: _Matrix) -> float:
+    if matrix.types == {"Q4_0"}:
+        return 5
+    if not matrix.types <= _GRID_OF_16:
+        return _in_8_bits(matrix)
+    if matrix.embedding:
+        return _in_8_bits(matrix) + (5.45 if matrix.shared else 0)
+    return 5.45
+
+
+def _exact(matrix: _Matrix) -> float:
+    if matrix.types != {"Q4_0"} and (matrix.embedding or matrix.weights < _LARGE):
+        return _in_8_bits(matrix)
+    return _compact(matrix)
+
+
+def _q4(matrix: _Matrix) -> float:
+    return _in_8_bits(matrix) if matrix.embedding or not matrix.types <= FULL_PRECISION else 5
+
+
+def _int8_rotated(matrix: _Matrix) -> float:
+    return _exact(matrix) + (8.25 if matrix.layer else 0)
+
+
+_BITS: Mapping[str, Callable[[_Matrix], float]] = {
+    "exact": _exact,
+    "compact": _compact,
+    "int8-rotated": _int8_rotated,
+    "q4": _q4,
+    "fp32": lambda matrix: 32,
+}
