@@ -165,12 +165,16 @@ def test_server_sent_events_and_their_usage() -> None:
     [
         ([b'{"error": "out of luck"}\n'], "out of luck"),
         ([b'{"message": {"content": "Hel"}}\n'], "without an end"),
-        ([b'{"done": true, "prompt_eval_count": 5, "eval_count": 0}\n'], "without text"),
     ],
 )
 def test_a_bad_answer_is_an_error(lines_: list[bytes], complaint: str) -> None:
     with pytest.raises(RuntimeError, match=complaint):
         read(answer_of(*lines_), Ollama())
+
+
+def test_the_first_token_may_be_the_end() -> None:
+    answer = read(answer_of(b'{"done": true, "prompt_eval_count": 5, "eval_count": 1}\n'), Ollama())
+    assert (answer.text, answer.prompt_tokens, answer.first_s) == ("", 5, answer.end)
 
 
 def test_a_refusal_is_an_error() -> None:
@@ -213,6 +217,7 @@ def test_figures_of_a_crowd() -> None:
     assert figures["total"] == pytest.approx(8 / answer.end)
     assert figures["first token, median"] == answer.first_s * 1e3
     assert gaps_within(answer, answer.pieces[1] + 0.5, answer.pieces[2] - 0.5) == [answer.gaps_s[1]]
+    assert gaps_within(answer, answer.pieces[1] + 0.5, answer.pieces[3], whole=True) == [answer.gaps_s[2]]
 
 
 def test_prompts_are_fitted_to_the_server_and_never_the_same() -> None:

@@ -107,6 +107,8 @@ def main() -> None:
                 measured[name] = []
                 for each in rounds(name, bench, args.rounds):
                     measured[name].append(each)
+        except RuntimeError as error:
+            sys.exit(f"Error: {error}")
         finally:
             report(bench, args, measured)
 

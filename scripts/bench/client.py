@@ -34,9 +34,14 @@ class Answer:
     """What the server says it spent on the part of the prompt that it had to read."""
 
     @property
+    def first(self) -> float:
+        """When the first text came, or the end, where the first token was the one that ends the answer."""
+        return self.pieces[0] if self.pieces else self.end
+
+    @property
     def first_s(self) -> float:
-        """Seconds from the request to the first text."""
-        return self.pieces[0] - self.sent
+        """Seconds from the request to the first token."""
+        return self.first - self.sent
 
     @property
     def gaps_s(self) -> list[float]:
@@ -140,8 +145,8 @@ def read(exchange: Exchange, dialect: Dialect, *, whole: bool = True) -> Answer:
         if usage := dialect.usage(event):
             prompt_tokens, tokens, prefill_s = usage
             done = True
-    if whole and not (done and pieces):
-        raise RuntimeError(f"{dialect.path} answered without {'an end' if pieces else 'text'}")
+    if whole and not done:
+        raise RuntimeError(f"{dialect.path} answered without an end")
     end = exchange.arrivals[-1][0]
     return Answer(exchange.sent, end, tuple(pieces), "".join(text), prompt_tokens, tokens, prefill_s)
 

@@ -96,9 +96,10 @@ def stall(bench: Bench, server: Server, context: int) -> Figures:
     streams, long = run(beside(bench, server, context))
     answer = read(long, server.dialect)
     running = [read(stream, server.dialect, whole=False) for stream in streams]
-    meanwhile = [gap for each in running for gap in gaps_within(each, long.sent, answer.pieces[0])]
-    before = [gap for each in running for gap in gaps_within(each, 0.0, long.sent) if gap < long.sent - each.pieces[0]]
-    survivors = sum(1 for each in running if each.pieces[-1] >= answer.pieces[0])
+    meanwhile = [gap for each in running for gap in gaps_within(each, long.sent, answer.first)]
+    begun = max(each.pieces[0] for each in running)
+    before = [gap for each in running for gap in gaps_within(each, begun, long.sent, whole=True)]
+    survivors = sum(1 for each in running if each.pieces[-1] >= answer.first)
     if not meanwhile or not before:
         raise RuntimeError("all streams ended before the long prompt was read")
     return {
@@ -130,7 +131,9 @@ async def beside(bench: Bench, server: Server, context: int) -> tuple[list[Excha
     return streams, long
 
 
-def gaps_within(answer: Answer, start: float, end: float) -> list[float]:
-    """Seconds between texts, for every gap that touches the time from `start` to `end`."""
+def gaps_within(answer: Answer, start: float, end: float, *, whole: bool = False) -> list[float]:
+    """Seconds between texts, for every gap that touches the time from `start` to `end`, or that lies `whole` in it."""
     pairs = zip(answer.pieces, answer.pieces[1:], strict=False)
+    if whole:
+        return [after - before for before, after in pairs if before >= start and after <= end]
     return [after - before for before, after in pairs if after > start and before < end]

@@ -56,7 +56,7 @@ def start(
         answer = server.ask([Ask((user("Why is the sky blue?"),), 2)])[0]
         return {
             "answers": server.ready_s,
-            "first token": answer.pieces[0] - started,
+            "first token": answer.first - started,
             "model files cached at the start": 100 * share,
         }
 
