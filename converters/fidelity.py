@@ -1,0 +1,137 @@
+"""How well a bundle predicts a short text, and how often its first choice is that of its source.
+
+The text is calibration.txt: English prose in the public domain (Brontë, Dickens, Melville, Thoreau, Darwin, Conan
+Doyle), and some conversation, markup, code, JSON, German, French, Spanish and Chinese. A bundle's own tokenizer reads
+it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from appliance.bundle import MODEL, PREFILL, TOKENIZER, read_description
+
+TEXT = Path(__file__).with_name("calibration.txt")
+WINDOW_TOKENS = 256
+MOST_WINDOWS = 4
+STEP_TOKENS = 64  # whose logits are in memory at once
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+
+Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+
+def measure(folder: Path, reference: Path | None) -> dict[str, float]:
+    """Run the bundle `folder`, and `reference` if given, on some thousand tokens of the text.
+
+    Returns `tokens` (predicted ones), `nll` (nats per token), and against the reference `source_nll` and `top1` (the
+    share of tokens where both have the same first choice). Both folders are whole bundles with one tokenizer. A
+    bundle that has a graph for prompts is measured as it runs: that graph reads the first half of each window, the
+    other one predicts the second half; its reference, unless given, is the other graph alone. {} if the tokenizer
+    makes less than two tokens of the text. The models are in memory one after the other.
+    """
+    windows = _windows(folder)
+    if not windows:
+        return {}
+    split = (folder / PREFILL).exists()
+    # What is compared starts where the second graph takes over.
+    starts = [len(window) // 2 if split else 0 for window in windows]
+    nll, choices = _scores(folder, windows, starts, PREFILL if split else MODEL)
+    result = {"tokens": len(nll), "nll": round(float(nll.mean()), 4)}
+    if reference is None and not split:
+        return result
+    source_nll, source_choices = _scores(reference or folder, windows, starts, MODEL)
+    result["source_nll"] = round(float(source_nll.mean()), 4)
+    result["top1"] = round(float((choices == source_choices).mean()), 4)
+    return result
+
+
+def calibration_tokens(folder: Path) -> list[int]:
+    """The text in the tokens of the bundle `folder`, whose tokenizer at least is written; no control tokens."""
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    ids: list[int] = tokenizer.encode(TEXT.read_text(encoding="utf-8"), add_special_tokens=False).ids
+    return ids
+
+
+def _windows(folder: Path) -> list[list[int]]:
+    """At most MOST_WINDOWS pieces, spread over the text, each of at least two tokens."""
+    bundle = read_description(folder)
+    start = [bundle.bos_token] if bundle.add_bos and bundle.bos_token is not None else []
+    length = min(WINDOW_TOKENS, bundle.context_length)
+    text = calibration_tokens(folder)
+    own = length - len(start)
+    count = min(MOST_WINDOWS, max(1, len(text) // max(own, 1)))
+    places = np.linspace(0, max(len(text) - own, 0), count).astype(int)
+    windows = [[*start, *text[place : place + own]] for place in places]
+    return [window for window in windows if len(window) > 1]
+
+
+def _scores(folder: Path, windows: list[list[int]], starts: list[int], before: str) -> Scores:
+    """NLL and first choice for every token of the windows after `starts`, up to which the graph `before` runs."""
+    capacity = max(map(len, windows))
+    decoder = _Graph(folder / MODEL, capacity)
+    reader = decoder if before == MODEL else _Graph(folder / before, capacity)
+    losses, choices = [], []
+    for window, start in zip(windows, starts, strict=True):
+        cache = decoder.empty_cache()
+        for at in range(0, start, STEP_TOKENS):
+            reader.run(window[at : min(at + STEP_TOKENS, start)], at, cache)
+        for at in range(start, len(window) - 1, STEP_TOKENS):
+            # The last token of the window has nothing to predict.
+            ids = window[at : min(at + STEP_TOKENS, len(window) - 1)]
+            logits = decoder.run(ids, at, cache).astype(np.float64)
+            logits -= logits.max(axis=-1, keepdims=True)
+            following = np.array(window[at + 1 : at + 1 + len(ids)])
+            losses.append(np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids)), following])
+            choices.append(logits.argmax(axis=-1))
+    return np.concatenate(losses), np.concatenate(choices)
+
+
+class _Graph:
+    """A graph of a bundle, run on one sequence."""
+
+    def __init__(self, path: Path, capacity: int) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.capacity = capacity
+
+    def empty_cache(self) -> dict[str, ort.OrtValue]:
+        """Keys and values of every layer, by the names of the inputs."""
+        cache = {}
+        for name, value in self.inputs.items():
+            if name.startswith("past_"):
+                _, heads, _, size = value.shape
+                array = np.zeros((1, heads, self.capacity, size), CACHE_TYPES[value.type])
+                cache[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        return cache
+
+    def run(self, ids: list[int], past: int, cache: dict[str, ort.OrtValue]) -> NDArray[np.float32]:
+        """Run `ids` after the `past` tokens in the cache, which grows; their logits, none of a graph without a head."""
+        feeds = {
+            "input_ids": np.array([ids], np.int64),
+            "seqlens_k": np.array([past + len(ids) - 1], np.int32),
+            "total_sequence_length": np.array(self.capacity, np.int32),
+            "query_seqlens": np.array([len(ids)], np.int32),
+            "logit_rows": np.arange(len(ids))[None],
+        }
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            if name in self.inputs:
+                binding.bind_cpu_input(name, array)
+        for name, value in cache.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_", "present_", 1), value)
+        headed = "logit_rows" in self.inputs
+        if headed:
+            binding.bind_output("logits")
+        self.session.run_with_iobinding(binding)
+        if not headed:
+            return np.empty((0, 0), np.float32)
+        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
+        return logits
