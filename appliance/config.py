@@ -267,6 +267,12 @@ class Settings:
         _integer(0),
         "Most memory of each loaded model for the beginnings of past prompts; 0 shares no prompts at all",
     )
+    prefix_snapshot_bytes: int = _setting(
+        0,
+        "APPLIANCE_PREFIX_SNAPSHOT_BYTES",
+        _integer(0),
+        "Most disk space of each model for beginnings that many prompts share, to survive a restart; 0 keeps none",
+    )
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def origin_of(self, name: str) -> str:

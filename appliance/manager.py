@@ -24,6 +24,7 @@ from appliance.conversion import Converter
 from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
+from appliance.engine.snapshot import open_folder
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
 from appliance.memory import left_budget_bytes, total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
@@ -283,6 +284,7 @@ class Manager:
             step_s=self._settings.step_ms / 1000,
             max_waiting=self._settings.max_queue,
             prefix_cache_bytes=cache,
+            snapshots=open_folder(folder, backend.provider, self._settings.prefix_snapshot_bytes),
             name=model.name.short,
         )
         return engine, tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,8 @@ class Row:
     logits: int = 1
 
 
-class SavedPrefix(Protocol):
-    """The beginning of a row's KV cache in host memory; only the backend that saved it knows its form."""
-
-    @property
-    def nbytes(self) -> int:
-        """The memory it holds."""
+SavedPrefix = npt.NDArray[Any]
+"""The beginning of a row's KV cache in host memory; only the backend that saved it knows what its axes are."""
 
 
 class Backend(Protocol):

@@ -20,6 +20,7 @@ from appliance.engine.prefix import Eviction, PrefixCache
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Emit, Sequence, Totals, Vocabulary
 from appliance.engine.slots import SlotPool
+from appliance.engine.snapshot import SnapshotFolder
 from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Engine:
         step_s: float = DEFAULT_STEP_S,
         max_waiting: int,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
+        snapshots: SnapshotFolder | None = None,
         name: str = "engine",
     ) -> None:
         self.backend = backend
@@ -76,7 +78,7 @@ class Engine:
         self._eos = frozenset(eos)
         self._max_waiting = max_waiting
         self._slots = SlotPool(backend.slots)
-        self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes)
+        self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes, snapshots)
         self._scheduler = Scheduler(chunk_tokens, step_s)
         self._totals = Totals()
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
@@ -211,7 +213,7 @@ class Engine:
             sequence.emit(error)
         self._scheduler.running.clear()
         self._scheduler.waiting.clear()
-        self._prefixes.store.clear()
+        self._prefixes.close()
         self.backend.close()
 
     def _receive(self) -> bool:

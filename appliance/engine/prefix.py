@@ -2,7 +2,7 @@
 
 A prompt's keys and values depend on nothing but the tokens before them, so any row that begins alike will do: one
 that is free, one whose request still runs (a slot names only tokens that are in its row, so a context that shifted
-counts for what it kept), or a copy in host memory of a row that was overwritten.
+counts for what it kept), a copy in host memory of a row that was overwritten, or one on disk (`snapshot.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from appliance.engine.backend import Backend, SavedPrefix
 from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot, SlotPool, common_prefix
+from appliance.engine.snapshot import MIN_PINNED_TOKENS, Pins, Snapshot, SnapshotFolder
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class StoredPrefix:
 
     tokens: tuple[int, ...]
     saved: SavedPrefix
+
+
+Source = Slot | StoredPrefix | Snapshot
 
 
 class PrefixStore:
@@ -103,16 +107,26 @@ class PrefixCache:
     """Gives prompts their slots, filled with all that is known of their beginning. Used by the engine's thread.
 
     `limit_bytes` bounds what is kept of overwritten slots; 0, or a backend that cannot copy, leaves each prompt
-    what its own slot happens to hold.
+    what its own slot happens to hold. `snapshots` are the beginnings on disk, if any may be there.
     """
 
-    def __init__(self, backend: Backend, pool: SlotPool, limit_bytes: int) -> None:
+    def __init__(
+        self, backend: Backend, pool: SlotPool, limit_bytes: int, snapshots: SnapshotFolder | None = None
+    ) -> None:
         self._backend = backend
         self._pool = pool
         self._enabled = limit_bytes > 0 and backend.can_copy
         if limit_bytes > 0 and not backend.can_copy:
             log.info("prompts are not shared between slots: the KV cache lies in the memory of %s", backend.provider)
         self.store = PrefixStore(limit_bytes, backend.kv_bytes_per_token)
+        self._snapshots = snapshots
+        self._pins = Pins()
+
+    def close(self) -> None:
+        """Forget all that is in memory, and wait for what is being written to disk."""
+        self.store.clear()
+        if self._snapshots:
+            self._snapshots.close()
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
         """A free slot that holds as much of `prompt` as any row or stored prefix does; None when all are busy.
@@ -121,7 +135,9 @@ class PrefixCache:
         """
         if not (self._enabled and self._pool.free):
             return self._pool.take(prompt)
-        source, reach = self._longest(prompt, (*self._pool.slots, *self.store))
+        on_disk = self._snapshots.snapshots if self._snapshots else ()
+        source, reach = self._longest(prompt, (*self._pool.slots, *self.store, *on_disk))
+        parted = len(source.tokens) > reach
         slot, shared = self._target(prompt)
         copied = source if reach - shared >= MIN_GAIN_TOKENS else None
         needed = copied if isinstance(copied, StoredPrefix) else None
@@ -129,7 +145,19 @@ class PrefixCache:
         self._pool.claim(slot, shared)
         if copied:
             self._fill(slot, copied, prompt[:reach])
+        if parted and reach >= MIN_PINNED_TOKENS:
+            self._pin(slot, tuple(prompt[:reach]))
         return slot
+
+    def _pin(self, slot: Slot, tokens: tuple[int, ...]) -> None:
+        """Keep on disk what this prompt and others share, which part from each other after about `tokens`."""
+        folder = self._snapshots
+        if folder is None:
+            return
+        most = min(len(slot.tokens), folder.fitting(self._backend.kv_bytes_per_token))
+        shared = self._pins.parted(tokens)[:most]
+        if len(shared) >= MIN_PINNED_TOKENS and folder.wants(shared):
+            folder.write(shared, self._backend.save(slot.index, len(shared)))
 
     def catch_up(self, slot: Slot, prompt: Sequence[int]) -> int:
         """Bring into a slot what other slots meanwhile hold more of its prompt; returns the tokens gained.
@@ -146,9 +174,7 @@ class PrefixCache:
         self._fill(slot, source, prompt[:reach])
         return reach - held
 
-    def _longest(
-        self, prompt: Sequence[int], sources: Iterable[Slot | StoredPrefix]
-    ) -> tuple[Slot | StoredPrefix, int]:
+    def _longest(self, prompt: Sequence[int], sources: Iterable[Source]) -> tuple[Source, int]:
         """The source with the longest common prefix; the first among equals."""
         limit = len(prompt) - MIN_PREFILL_TOKENS
         lengths = ((source, common_prefix(source.tokens, prompt, limit)) for source in sources)
@@ -176,10 +202,15 @@ class PrefixCache:
             self.store.make_room(tokens, needed)
             self.store.add(StoredPrefix(tokens, self._backend.save(slot.index, len(tokens))))
 
-    def _fill(self, slot: Slot, source: Slot | StoredPrefix, tokens: Sequence[int]) -> None:
+    def _fill(self, slot: Slot, source: Source, tokens: Sequence[int]) -> None:
         """Copy the source's first tokens into the slot, which names them only once they are there."""
         if isinstance(source, Slot):
             self._backend.copy(source.index, slot.index, len(tokens))
+        elif isinstance(source, Snapshot):
+            saved = self._snapshots.load(source) if self._snapshots else None
+            if saved is None:  # damaged: the prompt is read instead
+                return
+            self._backend.restore(slot.index, saved, len(tokens))
         else:
             self._backend.restore(slot.index, source.saved, len(tokens))
             self.store.touch(source)
