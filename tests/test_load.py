@@ -33,8 +33,7 @@ class Clock:
         monkeypatch.setattr(psutil, "cpu_times", self.times)
 
     def times(self) -> Times:
-        fields = namedtuple("times", "user idle iowait guest")
-        return fields(self.user, self.idle, self.iowait, self.guest)
+        return Times(self.user, self.idle, self.iowait, self.guest)
 
 
 @pytest.fixture
