@@ -53,6 +53,10 @@ class Constraint:
         """The tokens that must come next, as far as they are certain."""
         return list(self._matcher.compute_ff_tokens())
 
+    def reach(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens` may come next, one after the other."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     def accept(self, token: int) -> None:
         """Go on with `token`, which the mask allowed. Raises InvalidRequest when the grammar outgrows its limits."""
         self._matcher.consume_token(token)

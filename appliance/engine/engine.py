@@ -71,12 +71,14 @@ class Engine:
         max_waiting: int,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
         snapshots: SnapshotFolder | None = None,
+        speculate: bool = True,
         name: str = "engine",
     ) -> None:
         self.backend = backend
         self._vocabulary = vocabulary
         self._eos = frozenset(eos)
         self._max_waiting = max_waiting
+        self._speculate = speculate
         self._slots = SlotPool(backend.slots)
         self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes, snapshots)
         self._scheduler = Scheduler(chunk_tokens, step_s)
@@ -124,7 +126,9 @@ class Engine:
         limit = min(request.num_ctx, self.backend.capacity)
         if not 0 < len(request.tokens) <= limit:
             raise PromptTooLong(len(request.tokens), limit)
-        sequence = Sequence(request, emit, self._vocabulary, self._eos, self._totals)
+        # Kernels round a row of several tokens otherwise than one token; a request that names a seed is to repeat.
+        speculate = self._speculate and request.sampling.seed < 0
+        sequence = Sequence(request, emit, self._vocabulary, self._eos, self._totals, speculate=speculate)
         with self._lock:
             if self._stopped:
                 raise self._stopped
@@ -154,8 +158,7 @@ class Engine:
         started = time.monotonic()
         logits = self.backend.run([row for _, row in pairs])
         self._totals.evaluated += sum(len(row.tokens) for _, row in pairs)
-        if len(pairs) == 1:
-            self._scheduler.observe(len(pairs[0][1].tokens), time.monotonic() - started)
+        self._scheduler.observe([row for _, row in pairs], time.monotonic() - started)
         for at, (sequence, row) in enumerate(pairs):
             try:
                 done = sequence.accept(row, logits[at])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
 from appliance.engine.backend import Logits, Row
 from appliance.engine.constrain import Constraint
+from appliance.engine.draft import MAX_DRAFT_TOKENS, Drafter, worthwhile
 from appliance.engine.sampling import Sampler, log_probabilities
 from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot
 from appliance.engine.stopping import StopGate
+from appliance.engine.timing import DecodeTime
 
 Emit = Callable[[Chunk | Exception], None]
 """Called on the engine's thread with each chunk; an exception, or a chunk with a done reason, is the last."""
@@ -45,10 +49,20 @@ class Totals:
 
 
 class Sequence:
-    """Tokens, slot and output state of a request. Belongs to the engine's thread."""
+    """Tokens, slot and output state of a request. Belongs to the engine's thread.
+
+    The slot names the tokens that are in the cache; drafted ones only once they have been sampled too.
+    """
 
     def __init__(
-        self, request: Request, emit: Emit, vocabulary: Vocabulary, eos: frozenset[int], totals: Totals
+        self,
+        request: Request,
+        emit: Emit,
+        vocabulary: Vocabulary,
+        eos: frozenset[int],
+        totals: Totals,
+        *,
+        speculate: bool = False,
     ) -> None:
         self.request = request
         self.emit = emit
@@ -65,6 +79,8 @@ class Sequence:
         self._cached = 0
         self._constraint: Constraint | None = request.constraint
         self._fast_forward = not request.sampling.logprobs  # a forced token has no logits of its own
+        self._drafter = Drafter(request.tokens) if speculate else None
+        self._ahead: deque[int] = deque()  # drafted tokens that are in the cache behind those that the slot names
         self._head = self._force_head()
         self._started_ns = self._first_ns = 0
 
@@ -95,22 +111,42 @@ class Sequence:
         self._cached += tokens
         self._totals.cached += tokens
 
-    def next_row(self, chunk: int) -> Row:
-        """The next at most `chunk` tokens to run; never all but one of a prompt (see slots.MIN_PREFILL_TOKENS)."""
+    def next_row(self, chunk: int, times: DecodeTime | None = None) -> Row:
+        """The next at most `chunk` tokens to run; never all but one of a prompt (see slots.MIN_PREFILL_TOKENS).
+
+        With `times`, of runs of this row alone, drafted tokens come along where that promises more tokens a second.
+        """
         slot = self._slot()
         past = len(slot.tokens)
         left = len(self.tokens) - past
         if left > chunk > 1 and left - chunk < MIN_PREFILL_TOKENS:
             chunk -= 1
         tokens = tuple(self.tokens[past : past + chunk])
-        return Row(slot.index, past, tokens, logits=int(past + len(tokens) == len(self.tokens)))
+        if len(tokens) < left:
+            return Row(slot.index, past, tokens, logits=0)
+        draft = self._draft(len(tokens), times) if times else ()
+        self._totals.drafted += len(draft)
+        return Row(slot.index, past, tokens + draft, logits=1 + len(draft))
+
+    def _draft(self, tokens: int, times: DecodeTime) -> tuple[int, ...]:
+        """What to guess beyond the `tokens` that run anyway."""
+        if not (self._drafter and times.known):
+            return ()
+        room = self.request.num_ctx - len(self.tokens)
+        guess = self._drafter.guess(min(MAX_DRAFT_TOKENS, room, self._budget - self._generated - 1))
+        count = worthwhile(self._drafter.chances(guess), lambda more: times.seconds(tokens + more))
+        draft = tuple(takewhile(lambda token: token not in self._eos, guess.tokens[:count]))
+        return draft[: self._constraint.reach(draft)] if self._constraint and draft else draft
 
     def accept(self, row: Row, logits: Logits) -> bool:
-        """Take note of a finished row and its logits [row.logits, V]; sample when the prompt is through.
+        """Take note of a finished row and its logits [row.logits, V]; sample where the newest token has some.
 
         True when the request is done.
         """
-        self._slot().tokens.extend(row.tokens)
+        slot = self._slot()
+        known = len(row.tokens) - max(row.logits - 1, 0)
+        slot.tokens.extend(row.tokens[:known])
+        self._ahead = deque(row.tokens[known:])
         if not row.logits:
             return False
         if not self._first_ns:
@@ -118,14 +154,32 @@ class Sequence:
         for token in self._take_head():
             if self._say(token):
                 return True
+        while len(slot.tokens) == len(self.tokens):
+            if self._advance(logits[len(slot.tokens) - row.past - known]):
+                return True
+        return False
+
+    def _advance(self, logits: Logits) -> bool:
+        """Sample the next token from its logits [V]. True when the request is done."""
         allowed = self._constraint.mask() if self._constraint else None
-        token = self._sampler.sample(logits[0], self.tokens, allowed)
+        token = self._sampler.sample(logits, self.tokens, allowed)
         if token in self._eos:
             self._count()
             self.finish(DoneReason.STOP)
             return True
+        self._append(token)
+        return self._say(token, self._logprobs(token, logits)) or self._follow(token)
+
+    def _append(self, token: int) -> None:
+        """Go on with a token, which is in the cache already if it was drafted."""
         self.tokens.append(token)
-        return self._say(token, self._logprobs(token, logits[0])) or self._follow(token)
+        if self._drafter:
+            self._drafter.push(token)
+        if self._ahead and self._ahead[0] == token:
+            self._slot().tokens.append(self._ahead.popleft())
+            self._totals.accepted += 1
+        else:
+            self._ahead.clear()
 
     def _follow(self, token: int) -> bool:
         """Go on in the grammar: take the tokens that it forces, end where it ends. True when the request is done."""
@@ -135,7 +189,7 @@ class Sequence:
         constraint.accept(token)
         for forced in constraint.forced() if self._fast_forward else ():
             constraint.accept(forced)
-            self.tokens.append(forced)
+            self._append(forced)
             if self._say(forced):
                 return True
         if constraint.finished:
@@ -174,7 +228,7 @@ class Sequence:
             return []
         for token in head:
             constraint.accept(token)
-        self.tokens.extend(head)
+            self._append(token)
         return head
 
     def _take_head(self) -> list[int]:
@@ -209,6 +263,7 @@ class Sequence:
         discard = max((self.request.num_ctx - keep) // 2, 1)
         del self.tokens[keep : keep + discard]
         del slot.tokens[keep:]
+        self._ahead.clear()
 
     def _logprobs(self, token: int, logits: Logits) -> tuple[TokenLogprob, ...]:
         sampling = self.request.sampling

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from appliance.engine.backend import Logits, Row, SavedPrefix
+from appliance.core import Chunk, Request
+from appliance.engine.backend import Backend, Logits, Row, SavedPrefix
+from appliance.engine.draft import Drafter
+from appliance.engine.sequence import Sequence, Totals, Vocabulary
+from appliance.engine.slots import Slot
+from appliance.engine.timing import DecodeTime
 
 EOS = 0
 
@@ -59,9 +65,13 @@ class ScriptedBackend:
         assert 0 <= row.logits <= len(row.tokens)
         cache[row.past :] = row.tokens
         assert len(cache) <= self.capacity
-        logits = np.full((row.logits, self.vocab_size), -10.0, np.float32)
-        for at in range(row.logits):
-            logits[at, self._script(cache[: len(cache) - row.logits + at + 1])] = 10.0
+        ends = range(len(cache) - row.logits + 1, len(cache) + 1)
+        return np.array([self.logits(cache[:end]) for end in ends], np.float32).reshape(row.logits, self.vocab_size)
+
+    def logits(self, cache: list[int]) -> Logits:
+        """What the model makes of the tokens in a slot."""
+        logits = np.full(self.vocab_size, -10.0, np.float32)
+        logits[self._script(cache)] = 10.0
         return logits
 
     def copy(self, source: int, target: int, tokens: int) -> None:
@@ -89,6 +99,22 @@ class ScriptedBackend:
         self._cache[slot][: len(tokens)] = tokens
 
 
+class DreamingBackend(ScriptedBackend):
+    """Has something to say for every letter of `alphabet`, by chance but always the same after the same tokens."""
+
+    def __init__(self, alphabet: str, *, memory: int = 3, **more: Any) -> None:
+        super().__init__(lambda cache: EOS, **more)
+        self._alphabet = np.array(letters(alphabet))
+        self._memory = memory
+
+    def logits(self, cache: list[int]) -> Logits:
+        logits = np.full(self.vocab_size, -30.0, np.float32)
+        dice = np.random.default_rng(cache[-self._memory :])
+        logits[self._alphabet] = 2 * dice.standard_normal(len(self._alphabet))
+        logits[EOS] = -3.0
+        return logits
+
+
 class Letters:
     """Token n is chr(n)."""
 
@@ -108,3 +134,45 @@ class Letters:
 def letters(text: str) -> tuple[int, ...]:
     """Tokens of `text`."""
     return tuple(map(ord, text))
+
+
+def run_alone(
+    backend: Backend,
+    request: Request,
+    *,
+    times: DecodeTime | None = None,
+    vocabulary: Vocabulary | None = None,
+    eos: tuple[int, ...] = (EOS,),
+    hint: tuple[int, ...] = (),
+) -> tuple[list[Chunk], Totals, tuple[int, ...]]:
+    """The chunks of one request that has the backend to itself, what it counted, and its tokens with the prompt's.
+
+    `times` decides what is drafted, None is nothing; guesses may also come from the tokens of `hint`.
+    """
+    chunks: list[Chunk] = []
+    totals = Totals()
+
+    def emit(event: Chunk | Exception) -> None:
+        assert isinstance(event, Chunk)
+        chunks.append(event)
+
+    sequence = Sequence(request, emit, vocabulary or Letters(), frozenset(eos), totals, speculate=times is not None)
+    if times and hint:
+        sequence._drafter = Drafter((*hint, *sequence.tokens))
+    sequence.start(Slot(0))
+    done = False
+    while not done:
+        row = sequence.next_row(64, None if sequence.reading else times)
+        done = sequence.accept(row, backend.run([row])[0])
+        assert sequence.slot
+        assert done or sequence.slot.tokens == sequence.tokens[: len(sequence.slot.tokens)]
+    return chunks, totals, tuple(sequence.tokens)
+
+
+def cheap_drafts() -> DecodeTime:
+    """Times by which a long row is as quick as a short one."""
+    times = DecodeTime()
+    for _ in range(50):
+        times.observe(1, 0.01)
+        times.observe(9, 0.01)
+    return times

@@ -17,6 +17,7 @@ from appliance.engine.backend import Row
 from appliance.engine.engine import Engine
 from appliance.engine.ort import OrtBackend
 from appliance.prompt.tokenizer import Tokenizer
+from tests.engine.fakes import cheap_drafts, run_alone
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +90,23 @@ def test_quantised_answers_repeat_for_one_user(exact: tuple[Engine, Tokenizer], 
     for prompt in PROMPTS[:4]:
         first = ask(*exact, (prompt,), temperature)
         assert ask(*exact, (prompt,), temperature) == first
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_fp32_answers_are_the_same_with_drafts(full: tuple[Engine, Tokenizer], temperature: float) -> None:
+    engine, tokenizer = full
+    text = ENGLISH.read_text(encoding="utf-8")[:600]
+    accepted = 0
+    for prompt in (f"{text}\n\nOnce more:\n\n{text[:60]}", *PROMPTS[:4]):
+        tokens = tuple(tokenizer.encode(prompt, add_bos=True))
+        asked = Request(tokens, SamplingParams(temperature=temperature, seed=7, num_predict=64), 1024)
+        answers = []
+        for times in (None, cheap_drafts()):
+            chunks, totals, _ = run_alone(engine.backend, asked, times=times, vocabulary=tokenizer, eos=(2,))
+            answers.append("".join(chunk.text for chunk in chunks))
+        assert answers[0] == answers[1]
+        accepted += totals.accepted
+    assert accepted > 50
 
 
 def test_quality_holds_one_token_at_a_time(exact_bundle: Path) -> None:
