@@ -27,6 +27,7 @@ DEFAULT_STEP_MS = 150
 DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
 AUTO = "auto"
+SPINNING = (AUTO, "on", "off")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _DURATION_UNITS_S = {
@@ -225,6 +226,13 @@ class Settings:
         f"ONNX Runtime execution provider: {', '.join(PROVIDERS)}",
     )
     threads: int = _setting(0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core")
+    spinning: str = _setting(
+        "auto",
+        "APPLIANCE_SPINNING",
+        _one_of(SPINNING),
+        f"Whether idle threads spin for a moment before they sleep: {', '.join(SPINNING)}; "
+        "auto does unless other processes are busy while the model loads",
+    )
     prefill_chunk_tokens: int = _setting(
         512,
         "APPLIANCE_PREFILL_CHUNK_TOKENS",

@@ -19,14 +19,16 @@ from typing import Any
 
 from appliance.bundle import TOKENIZER, Bundle, read_description
 from appliance.choice import Choice, Choices
-from appliance.config import Settings
+from appliance.config import AUTO, Settings
 from appliance.conversion import Converter
 from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
+from appliance.engine.providers import thread_count
 from appliance.engine.snapshot import open_folder
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
 from appliance.memory import left_budget_bytes, total_budget_bytes, without_cache_bytes
+from appliance.ops.load import Others, contended, load_average
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
 from appliance.prompt.tokenizer import Tokenizer
 from appliance.store.store import StoredModel
@@ -274,8 +276,16 @@ class Manager:
     def _open(
         self, model: StoredModel, folder: Path, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
     ) -> tuple[Engine, Tokenizer]:
-        tokenizer = Tokenizer.load(folder, bundle)
-        backend = open_backend(folder, bundle, slots=slots, setting=wanted.provider, threads=wanted.threads)
+        others = Others()
+        tokenizer = Tokenizer.load(folder, bundle)  # takes long enough to see what others do meanwhile
+        backend = open_backend(
+            folder,
+            bundle,
+            slots=slots,
+            setting=wanted.provider,
+            threads=wanted.threads,
+            spin=self._spin(wanted.threads, others.cores()),
+        )
         engine = Engine(
             backend,
             tokenizer,
@@ -284,10 +294,20 @@ class Manager:
             step_s=self._settings.step_ms / 1000,
             max_waiting=self._settings.max_queue,
             prefix_cache_bytes=cache,
+            speculate=self._settings.speculate,
             snapshots=open_folder(folder, backend.provider, self._settings.prefix_snapshot_bytes),
             name=model.name.short,
         )
         return engine, tokenizer
+
+    def _spin(self, threads: int, others_cores: float) -> bool:
+        """Whether idle kernel threads spin: not where that takes processors from processes that need them."""
+        if self._settings.spinning != AUTO:
+            return self._settings.spinning == "on"
+        busy = contended(thread_count(threads), others_cores, load_average(), os.cpu_count() or 1)
+        if busy:
+            log.warning("other processes use %.1f processors: threads wait without spinning", others_cores)
+        return not busy
 
     def _load_options(self, options: Options) -> LoadOptions:
         provider = "cpu" if options.num_gpu == 0 else self._settings.provider

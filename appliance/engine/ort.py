@@ -19,7 +19,9 @@ from appliance.errors import ModelFileError
 log = logging.getLogger(__name__)
 
 
-def open_backend(folder: Path, bundle: Bundle, *, slots: int, setting: str, threads: int) -> OrtBackend:
+def open_backend(
+    folder: Path, bundle: Bundle, *, slots: int, setting: str, threads: int, spin: bool = True
+) -> OrtBackend:
     """The backend on the first execution provider for `setting` that can run the graph.
 
     Raises ModelFileError when none can; says in the log why a better one is passed over.
@@ -27,16 +29,18 @@ def open_backend(folder: Path, bundle: Bundle, *, slots: int, setting: str, thre
     *better, last = candidates(setting)
     for provider in better:
         try:
-            return OrtBackend(folder, bundle, slots=slots, provider=provider, threads=threads)
+            return OrtBackend(folder, bundle, slots=slots, provider=provider, threads=threads, spin=spin)
         except ModelFileError as error:
             log.warning("%s cannot run this model, trying the next provider: %s", provider.label, error)
-    return OrtBackend(folder, bundle, slots=slots, provider=last, threads=threads)
+    return OrtBackend(folder, bundle, slots=slots, provider=last, threads=threads, spin=spin)
 
 
 class OrtBackend:
     """Runs `folder`'s graph with ONNX Runtime. See Backend."""
 
-    def __init__(self, folder: Path, bundle: Bundle, *, slots: int, provider: Provider, threads: int) -> None:
+    def __init__(
+        self, folder: Path, bundle: Bundle, *, slots: int, provider: Provider, threads: int, spin: bool = True
+    ) -> None:
         self.slots = slots
         self.capacity = bundle.context_length
         self.vocab_size = bundle.vocab_size
@@ -48,7 +52,7 @@ class OrtBackend:
         self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
         try:
             self._session = ort.InferenceSession(
-                str(folder / files.MODEL), session_options(provider, threads), providers=[provider.name]
+                str(folder / files.MODEL), session_options(provider, threads, spin), providers=[provider.name]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, folder)}") from error

@@ -50,15 +50,20 @@ def candidates(setting: str, available: list[str] | None = None) -> list[Provide
     return named
 
 
+def thread_count(setting: int) -> int:
+    """The threads that a model gets: as many as set, or for 0 one per physical core."""
+    return setting or psutil.cpu_count(logical=False) or 1
+
+
 def session_options(provider: Provider, threads: int, spin: bool = True) -> Any:
-    """Session options for one model: `threads` intra-op threads, 0 for one per physical core.
+    """Session options for one model: `threads` intra-op threads, see thread_count.
 
     Threads that have nothing to do `spin` for SPIN_US before they sleep, or not at all.
     A graph that an accelerator cannot run whole is refused, not split: copying caches back and forth is slower
     than the CPU alone.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or psutil.cpu_count(logical=False) or 1
+    options.intra_op_num_threads = thread_count(threads)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
