@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds (default: 5)")
     result.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), metavar="N")
     result.add_argument("--temperature", type=float, default=0.0, help="of what clients ask (default: 0)")
+    result.add_argument("--speculate", action="store_true", help="let our engine guess tokens ahead")
     result.add_argument("--llama", type=existing, metavar="FOLDER", help=f"llama.cpp's {' and '.join(BINARIES)}")
     result.add_argument("--llama-model", type=existing, metavar="GGUF", help="what llama.cpp runs (default: the model)")
     result.add_argument("--genai", type=existing, metavar="FOLDER", help="a model for onnxruntime-genai")
@@ -100,6 +101,7 @@ def main() -> None:
             genai_python=args.genai_python,
             sizes=TRIAL if args.trial else Sizes(),
             temperature=args.temperature,
+            speculate=args.speculate,
         )
         (bench.work / "models").mkdir()
         try:
@@ -118,7 +120,8 @@ def report(bench: Bench, args: argparse.Namespace, measured: dict[str, list[Roun
     facts = machine.facts(bench.llama, bench.threads)
     results = {name: lines(SCENARIOS[name].metrics(bench), each) for name, each in measured.items() if each}
     peer = f" beside {bench.peer_model.name}" if bench.llama and bench.llama_model else ""
-    title = f"{bench.model.name}, {bench.recipe}, KV cache {bench.kv}{peer}; {facts['cpu']}, {bench.threads} threads"
+    ours = f"{bench.model.name}, {bench.recipe}, KV cache {bench.kv}{', speculating' if bench.speculate else ''}"
+    title = f"{ours}{peer}; {facts['cpu']}, {bench.threads} threads"
     print(title)
     for name, found in results.items():
         print(f"\n{name}: {SCENARIOS[name].about}; median (range) of {len(measured[name])}\n\n{table(found)}")
@@ -145,6 +148,7 @@ def record(
             "recipe": bench.recipe,
             "kv": bench.kv,
             "temperature": bench.temperature,
+            "speculate": bench.speculate,
             "rounds": args.rounds,
             "sizes": asdict(bench.sizes),
         },

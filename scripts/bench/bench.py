@@ -39,6 +39,8 @@ class Bench:
     genai_python: str = sys.executable
     sizes: Sizes = field(default_factory=Sizes)
     temperature: float = 0.0
+    speculate: bool = False
+    """Whether our engine may guess tokens ahead. llama.cpp does not unless told to."""
     prompts: Prompts = field(default_factory=Prompts)
     _bundle: Path | None = None
 
@@ -99,6 +101,7 @@ class Bench:
             "APPLIANCE_RECIPE": self.recipe,
             "OLLAMA_KV_CACHE_TYPE": self.kv,
             "APPLIANCE_THREADS": str(self.threads),
+            "APPLIANCE_SPECULATE": str(int(self.speculate)),
         }
 
 

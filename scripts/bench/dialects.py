@@ -17,21 +17,16 @@ class Ask:
 
     messages: tuple[Message, ...]
     tokens: int
-    seed: int = 1
+    seed: int | None = None
+    """None: nothing is said. Our server guesses no tokens ahead for a request that names a seed."""
     temperature: float = 0.0
     schema: dict[str, Any] | None = None
 
     @property
     def sampling(self) -> dict[str, float]:
         """What both dialects call by the same name; Ollama's defaults, except for the repeat penalty."""
-        return {
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "top_k": 40,
-            "top_p": 0.9,
-            "min_p": 0.0,
-            "repeat_penalty": 1.0,
-        }
+        chain = {"temperature": self.temperature, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
+        return chain if self.seed is None else chain | {"seed": self.seed}
 
 
 def user(text: str) -> Message:

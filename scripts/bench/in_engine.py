@@ -29,12 +29,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--started", type=float, required=True, help="time.time() of the start of the process")
     parser.add_argument("--decode", type=int, required=True)
+    parser.add_argument("--speculate", action="store_true")
     parser.add_argument("--depth", type=int, default=0)
     parser.add_argument("--prefills", type=int, nargs="*", default=[])
     args = parser.parse_args()
     bundle = read_description(args.bundle)
     backend = OrtBackend(args.bundle, bundle, slots=1, provider=providers.CPU, threads=args.threads)
-    engine = Engine(backend, Tokenizer.load(args.bundle, bundle), eos=(), chunk_tokens=CHUNK_TOKENS, max_waiting=1)
+    engine = Engine(
+        backend,
+        Tokenizer.load(args.bundle, bundle),
+        eos=(),
+        chunk_tokens=CHUNK_TOKENS,
+        max_waiting=1,
+        speculate=args.speculate,
+    )
     try:
         timed(engine, bundle, 1, 1)
         figures = {"load": time.time() - args.started}

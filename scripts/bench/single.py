@@ -60,6 +60,8 @@ def in_python(bench: Bench, who: str, counts: list[str]) -> Figures:
     python, module = (sys.executable, "in_engine") if who == OURS else (bench.genai_python, "in_genai")
     folder = bench.bundle if who == OURS else bench.genai
     command = [python, "-m", f"scripts.bench.{module}", str(folder), "--threads", str(bench.threads), *counts]
+    if who == OURS and bench.speculate:
+        command.append("--speculate")
     out, memory = spawn([*command, "--started", str(time.time())])
     return {**json.loads(out), "peak memory": memory}
 

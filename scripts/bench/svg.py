@@ -67,10 +67,12 @@ class Drawing:
 
 
 def picture(title: str, results: Mapping[str, Sequence[Line]], drawn_as_line: Mapping[str, str]) -> str:
-    """A chart for each scenario: lines over cases for the metric named in `drawn_as_line`, else bars of ratios."""
+    """Two lines of title, parted at "; ", and a chart for each scenario: lines over cases for the metric named in `drawn_as_line`, else bars of ratios."""
     drawing = Drawing()
-    drawing.text(MARGIN, drawing.y + 10, title, "title")
-    drawing.y += 34
+    what, _, where = title.partition("; ")
+    drawing.text(MARGIN, drawing.y + 10, what, "title")
+    drawing.text(MARGIN, drawing.y + 28, where, "small")
+    drawing.y += 52
     for name, lines in results.items():
         if chosen := [line for line in lines if line.metric.name == drawn_as_line.get(name)]:
             curves(drawing, f"{name}: {chosen[0].metric.name}, {chosen[0].metric.unit}", chosen)
