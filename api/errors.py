@@ -42,8 +42,6 @@ STATUSES: Mapping[type[ApplianceError], int] = {
     NotEnoughDisk: 507,
     ApplianceError: 500,
 }
-RETRY_AFTER_S = 5
-"""What a busy server asks its clients to wait."""
 
 
 class ErrorResponse(msgspec.Struct):
@@ -73,7 +71,7 @@ def error_response(
     error: ApplianceError, *, media_type: str = JSON, overrides: Mapping[type[ApplianceError], int] = {}
 ) -> Response[ErrorResponse]:
     """The whole answer to a request that failed before anything was sent."""
-    headers = {"retry-after": str(RETRY_AFTER_S)} if isinstance(error, ServerBusy) else None
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, ServerBusy) else None
     return JSONResponse(
         ErrorResponse(str(error)), status_code=status_of(error, overrides), media_type=media_type, headers=headers
     )

@@ -19,7 +19,7 @@
     ├── CorruptManifest
     ├── InvalidModelfile          .line
     ├── InvalidSetting            config.toml or a flag
-    ├── ServerBusy                .limit
+    ├── ServerBusy                .limit, .retry_after_s
     ├── NotEnoughMemory           .needed, .available (bytes)
     ├── NotEnoughDisk             .needed, .available (bytes)
     ├── RequestCancelled
@@ -135,11 +135,12 @@ class InvalidSetting(ApplianceError):
 
 
 class ServerBusy(ApplianceError):
-    """The queue is full."""
+    """The queue is full. `retry_after_s` is when it should not be any more; a guess where nothing is known."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, retry_after_s: int = 5) -> None:
         super().__init__("server busy, please try again.  maximum pending requests exceeded")
         self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class NotEnoughMemory(ApplianceError):

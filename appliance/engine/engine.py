@@ -7,6 +7,7 @@ Everything crosses the thread's edge as a message: a request comes in by `submit
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, Reque
 log = logging.getLogger(__name__)
 
 DEFAULT_STEP_S = DEFAULT_STEP_MS / 1000
+MOST_RETRY_AFTER_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Engine:
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._stopped: EngineStopped | None = None
         self._lock = threading.Lock()  # orders submissions against the end of the thread
+        self._request_s: float | None = None  # how long a request held its slot of late
         self._waiting = 0  # submitted and without a slot; guarded by the lock
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -133,13 +136,20 @@ class Engine:
             if self._stopped:
                 raise self._stopped
             if self._waiting >= self._max_waiting:
-                raise ServerBusy(self._max_waiting)
+                raise self._busy()
             self._waiting += 1
             position = self._waiting - self._slots.free
             self._inbox.put(_Submit(sequence))
         if position > 0:
             log.info("queued at position %d: all %d slots are busy", position, self.backend.slots)
         return Ticket(sequence, self._inbox)
+
+    def _busy(self) -> ServerBusy:
+        """The refusal, asking to come back when the queue of now has had its turn, within ten minutes."""
+        if self._request_s is None:
+            return ServerBusy(self._max_waiting)
+        turns_s = self._request_s * self._waiting / self.backend.slots
+        return ServerBusy(self._max_waiting, min(max(math.ceil(turns_s), 1), MOST_RETRY_AFTER_S))
 
     def close(self) -> None:
         """End all requests, release the backend, and wait for the thread."""
@@ -191,6 +201,8 @@ class Engine:
         self._scheduler.running.remove(sequence)
         if sequence.slot:
             self._slots.release(sequence.slot)
+            past = self._request_s
+            self._request_s = sequence.held_s if past is None else 0.7 * past + 0.3 * sequence.held_s
 
     def _run(self) -> None:
         error = EngineStopped("the model was unloaded")

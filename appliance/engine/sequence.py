@@ -95,6 +95,11 @@ class Sequence:
         return self.prefilling and not self._generated
 
     @property
+    def held_s(self) -> float:
+        """For how long the request has had its slot, in seconds."""
+        return (time.monotonic_ns() - self._started_ns) / 1e9
+
+    @property
     def finished_before_start(self) -> bool:
         """Whether no token may be generated at all."""
         return self._budget == 0
