@@ -131,8 +131,7 @@ class Soak:
             answers = []
             for slot in range(SLOTS):
                 body = {"model": MAIN, "prompt": self._words(3000, f"{turn} {slot} "), "raw": True, "stream": False}
-                options = {"num_predict": CONTEXT_TOKENS, "temperature": 1.0}
-                body |= {"options": options, "shift": False, "keep_alive": -1}
+                body |= {"options": {"num_predict": 1}, "keep_alive": -1}
                 answers.append(self._client.post("/api/generate", json=body))
             for answer in await asyncio.gather(*answers):
                 answer.raise_for_status()
