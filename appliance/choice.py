@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle import read_description
 from appliance.config import AUTO, Settings
+from appliance.core import BundleFacts, Fidelity
+from appliance.errors import ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
 from appliance.store.footprint import Footprint
@@ -62,6 +65,21 @@ class Choices:
     def made(self, model: StoredModel) -> Choice | None:
         """The choice that was made for a model, if there was one since the server began."""
         return self._known.get(_key(model))
+
+
+def bundle_facts(choice: Choice) -> BundleFacts | None:
+    """What is known of the bundle that was chosen; None when it is not there, or of an older format."""
+    try:
+        report = read_description(choice.folder).report
+        size = _size(choice.folder)
+    except (ModelFileError, OSError):
+        return None
+    try:
+        found = report["fidelity"]
+        fidelity = Fidelity(*(found[name] for name in ("tokens", "nll", "source_nll", "top1")))
+    except (KeyError, TypeError):
+        fidelity = None
+    return BundleFacts(choice.recipe, choice.kv, size, fidelity)
 
 
 def _key(model: StoredModel) -> tuple[str, str]:

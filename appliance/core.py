@@ -263,6 +263,29 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How close a bundle comes to its source on `tokens` tokens: their negative log-likelihood in nats a token.
+
+    `top1` is the share of tokens at which both like the same next token best.
+    """
+
+    tokens: int
+    nll: float
+    source_nll: float
+    top1: float
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFacts:
+    """What a model was converted to: the recipe, how keys and values are cached, bytes on disk."""
+
+    recipe: str
+    kv_cache_type: str
+    size: int
+    fidelity: Fidelity | None = None  # None: not measured
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDetails:
     """Everything `show` tells about one model."""
 
@@ -278,6 +301,7 @@ class ModelDetails:
     model_info: Mapping[str, Any]
     tensors: tuple[Mapping[str, Any], ...]
     requires: str = ""
+    bundle: BundleFacts | None = None  # None: not converted yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from appliance import options
-from appliance.choice import choose
+from appliance.choice import bundle_facts, choose
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import (
+    BundleFacts,
     Capability,
     ChatRequest,
     CreateRequest,
@@ -38,6 +40,8 @@ from appliance.prompting import chat_prompt, check_template, generate_prompt, ke
 from appliance.store import create as creation
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
+
+log = logging.getLogger(__name__)
 
 OLLAMA_API_VERSION = "0.33.0"
 """The version of Ollama whose API this server speaks; clients switch features on by it."""
@@ -114,7 +118,18 @@ class Service:
         """Everything about one model; `system` and `options` are shown as if they were the model's own."""
         stored = await self._model(model, CLOUD_DETAILS, canonical=True)
         details = await asyncio.to_thread(stored.details, system, options, verbose)
-        return replace(details, capabilities=served(details.capabilities))
+        bundle = await asyncio.to_thread(self._bundle, stored)
+        return replace(details, capabilities=served(details.capabilities), bundle=bundle)
+
+    def _bundle(self, model: StoredModel) -> BundleFacts | None:
+        """What the model was converted to, if it was."""
+        if not model.model_digest:
+            return None
+        try:
+            return bundle_facts(self._manager.choice(model))
+        except InvalidOption as error:  # in a store from elsewhere
+            log.warning("%s: %s", model.name.short, error)
+            return None
 
     async def loaded(self) -> list[LoadedModel]:
         """Loaded models, the one that stays longest first."""

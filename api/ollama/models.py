@@ -80,6 +80,7 @@ async def show(
         capabilities=list(model.capabilities),
         modified_at=local_time(model.modified_at),
         requires=model.requires,
+        bundle=converted(model.bundle) if model.bundle else None,
     )
     return JSONResponse(shown)
 
@@ -117,6 +118,13 @@ def details(facts: core.ModelFacts, *, lengths: bool = False) -> wire.Details:
         context_length=facts.context_length if lengths else 0,
         embedding_length=facts.embedding_length if lengths else 0,
     )
+
+
+def converted(bundle: core.BundleFacts) -> wire.BundleFacts:
+    """What a model was converted to, on the wire."""
+    found = bundle.fidelity
+    fidelity = wire.Fidelity(found.tokens, found.nll, found.source_nll, found.top1) if found else None
+    return wire.BundleFacts(bundle.recipe, bundle.kv_cache_type, bundle.size, fidelity)
 
 
 def sent(message: core.Message) -> wire.Message:

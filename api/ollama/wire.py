@@ -264,6 +264,24 @@ class Tensor(Wire):
     shape: list[int]
 
 
+class Fidelity(Wire):
+    """How close a bundle comes to its source: negative log-likelihood in nats a token, share of same first choices."""
+
+    tokens: int
+    nll: float
+    source_nll: float
+    top1: float
+
+
+class BundleFacts(Wire):
+    """What a model was converted to. Not part of Ollama's API."""
+
+    recipe: str
+    kv_cache_type: str
+    size: int
+    fidelity: Fidelity | None = None
+
+
 class ShowResponse(Wire, kw_only=True):
     """POST /api/show."""
 
@@ -279,6 +297,7 @@ class ShowResponse(Wire, kw_only=True):
     capabilities: list[str] = []
     modified_at: str
     requires: str = ""
+    bundle: BundleFacts | None = None
 
 
 class CopyRequest(Wire):

@@ -87,6 +87,18 @@ def _model(facts: Mapping[str, Any]) -> _Rows:
     rows.append(("quantization", details.get("quantization_level", "")))
     if requires := facts.get("requires"):
         rows.append(("requires", requires))
+    return rows + _bundle(facts.get("bundle") or {})
+
+
+def _bundle(bundle: Mapping[str, Any]) -> _Rows:
+    """What the model was converted to; a server of Ollama's says nothing of it."""
+    rows: _Rows = [
+        (label, bundle[key]) for label, key in (("recipe", "recipe"), ("kv cache", "kv_cache_type")) if key in bundle
+    ]
+    if found := bundle.get("fidelity"):
+        nll, source = found["nll"], found["source_nll"]
+        text = f"NLL {nll:.4f} (source {source:.4f}, {nll - source:+.4f}), top-1 {100 * found['top1']:.1f} %"
+        rows.append(("fidelity", text))
     return rows
 
 

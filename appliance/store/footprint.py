@@ -132,7 +132,8 @@ def _exact(matrix: _Matrix) -> float:
 
 
 def _q4(matrix: _Matrix) -> float:
-    return _in_8_bits(matrix) if matrix.embedding or not matrix.types <= FULL_PRECISION else 5
+    rounded = matrix.layer and matrix.types <= FULL_PRECISION and not matrix.columns % 32
+    return 5.45 if rounded else _compact(matrix)
 
 
 def _int8_rotated(matrix: _Matrix) -> float:

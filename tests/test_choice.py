@@ -1,0 +1,181 @@
+"""Which recipe a model gets: what its size is estimated at, and what is chosen by it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bundle import WEIGHTS
+from appliance.choice import Choice, automatic, bundle_facts, choose
+from appliance.config import Settings
+from appliance.core import Fidelity
+from appliance.errors import InvalidOption
+from appliance.memory import OVERHEAD_BYTES, without_cache_bytes
+from appliance.store.footprint import Footprint, footprint
+from appliance.store.gguf_header import GGUFHeader, TensorInfo, read_header
+from converters.bundle import convert
+from tests.tiny_model import write_tiny_bundle, write_tiny_gguf
+
+DIGEST = "sha256:" + "a" * 64
+MB = 10**6
+SIZES = {"exact": 1000 * MB, "compact": 600 * MB, "q4": 600 * MB, "int8-rotated": 2000 * MB, "fp32": 4000 * MB}
+QUANTISED = Footprint(quantised=True, weights=SIZES, kv_values=1000, context_tokens=8192)
+FULL = replace(QUANTISED, quantised=False)
+
+
+def room(recipe: str, cache: int = 0) -> int:
+    """The budget that a recipe just fits."""
+    return without_cache_bytes(SIZES[recipe]) + cache
+
+
+@pytest.mark.parametrize(
+    ("found", "budget", "made", "recipe"),
+    [
+        (QUANTISED, room("exact"), {}, "exact"),
+        (QUANTISED, room("exact") - 1, {}, "compact"),
+        (QUANTISED, room("compact") - 1, {}, "exact"),  # neither fits: the error names the better one's size
+        (QUANTISED, room("exact"), {"compact": SIZES["compact"]}, "compact"),  # nothing is lost: keep it
+        (QUANTISED, room("exact"), {"compact": 1, "exact": SIZES["exact"]}, "exact"),
+        (QUANTISED, room("exact") - 1, {"exact": SIZES["exact"] - MB}, "exact"),  # the estimate was too high
+        (QUANTISED, room("exact"), {"exact": SIZES["exact"] + MB}, "compact"),  # … or too low
+        (QUANTISED, room("fp32"), {"fp32": 1, "int8-rotated": 1}, "exact"),  # what was made on purpose only
+        (FULL, room("exact"), {}, "exact"),
+        (FULL, room("exact") - 1, {}, "q4"),
+        (FULL, room("exact"), {"q4": SIZES["q4"]}, "exact"),  # there is room for its quality now
+    ],
+)
+def test_the_best_recipe_that_fits_is_chosen(
+    found: Footprint, budget: int, made: Mapping[str, int], recipe: str
+) -> None:
+    assert automatic(found, 0, budget, made)[0] == recipe
+
+
+def test_the_cache_counts_and_the_reason_has_the_figures() -> None:
+    assert automatic(QUANTISED, 50 * MB, room("exact", 50 * MB), {})[0] == "exact"
+    recipe, reason = automatic(QUANTISED, 51 * MB, room("exact", 50 * MB), {})
+    assert recipe == "compact"
+    overhead = OVERHEAD_BYTES / MB
+    assert f"exact would take {1251 + overhead:,.0f} MB of {1250 + overhead:,.0f} MB" in reason
+
+
+def test_a_recipe_that_is_no_smaller_is_no_way_out() -> None:
+    same = replace(QUANTISED, weights={**SIZES, "compact": SIZES["exact"]})
+    assert automatic(same, 0, room("exact") - 1, {})[0] == "exact"
+
+
+def chosen(tmp_path: Path, parameters: Mapping[str, Any], **settings: Any) -> Choice:
+    return choose(replace(Settings(models=tmp_path), **settings), DIGEST, parameters, QUANTISED, tmp_path)
+
+
+def test_the_modelfile_comes_before_the_setting_and_that_before_auto(tmp_path: Path) -> None:
+    budget = room("exact") + 100 * MB
+    assert chosen(tmp_path, {}, memory_budget_bytes=budget).recipe == "exact"
+    assert chosen(tmp_path, {}, memory_budget_bytes=budget, recipe="q4").recipe == "q4"
+    assert (
+        chosen(tmp_path, {"recipe": "int8-rotated"}, memory_budget_bytes=budget, recipe="q4").recipe == "int8-rotated"
+    )
+    assert chosen(tmp_path, {"recipe": "auto"}, memory_budget_bytes=budget, recipe="q4").recipe == "exact"
+    assert chosen(tmp_path, {}).kv == "f32"
+    assert chosen(tmp_path, {}, kv_cache_type="q8_0").kv == "q8_0"
+    assert chosen(tmp_path, {"kv_cache_type": "f32"}, kv_cache_type="q8_0").kv == "f32"
+
+
+def test_every_combination_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert chosen(tmp_path, {"recipe": "exact"}).folder == tmp_path / ("a" * 64) / "exact"
+    rotated = {"recipe": "int8-rotated", "kv_cache_type": "q8_0"}
+    assert chosen(tmp_path, rotated).folder == tmp_path / ("a" * 64) / "int8-rotated-kv-q8_0"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "settings", "tokens", "itemsize"),
+    [
+        ({}, {}, 4096, 4),
+        ({}, {"context_length": 2000}, 2000, 4),
+        ({"num_ctx": 1000}, {"context_length": 2000}, 1000, 4),
+        ({"num_ctx": 100_000}, {}, 8192, 4),
+        ({"kv_cache_type": "q8_0"}, {}, 4096, 1),
+    ],
+)
+def test_auto_counts_the_cache_of_the_usual_context(
+    tmp_path: Path, parameters: dict[str, Any], settings: dict[str, Any], tokens: int, itemsize: int
+) -> None:
+    budget = room("exact", tokens * 1000 * itemsize)
+    assert chosen(tmp_path, parameters, memory_budget_bytes=budget, **settings).recipe == "exact"
+    assert chosen(tmp_path, parameters, memory_budget_bytes=budget - 1, **settings).recipe == "compact"
+
+
+def test_auto_finds_the_bundles_that_were_made(tmp_path: Path) -> None:
+    bundle = tmp_path / ("a" * 64) / "compact"
+    bundle.mkdir(parents=True)
+    (bundle / WEIGHTS).write_bytes(b"weights")
+    assert chosen(tmp_path, {}, memory_budget_bytes=10**12).recipe == "compact"
+    assert chosen(tmp_path, {"kv_cache_type": "q8_0"}, memory_budget_bytes=10**12).recipe == "exact"
+
+
+@pytest.mark.parametrize("parameters", [{"recipe": "int3"}, {"recipe": ["exact"]}, {"kv_cache_type": "q4_0"}])
+def test_a_recipe_that_there_is_not_is_named(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match=r"must be one of .*, not"):
+        chosen(tmp_path, parameters)
+
+
+@pytest.mark.parametrize("recipe", ["exact", "compact", "int8-rotated", "q4", "fp32"])
+@pytest.mark.parametrize("tensor_type", ["F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_1"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_estimate_is_close_to_what_the_converters_make(
+    tmp_path: Path, recipe: str, tensor_type: str, tied: bool
+) -> None:
+    source = write_tiny_gguf(
+        tmp_path / "x.gguf", layers=1, hidden=512, intermediate=1024, tensor_type=tensor_type, tied=tied
+    )
+    found = footprint(read_header(source))
+    assert found.quantised is (tensor_type not in ("F32", "F16"))
+    bundle = convert(source, tmp_path / "bundle", recipe)
+    assert found.weights[recipe] == pytest.approx((tmp_path / "bundle" / WEIGHTS).stat().st_size, rel=0.05)
+    assert found.kv_values * 4 == bundle.kv_bytes_per_token
+
+
+def header(metadata: dict[str, Any], *tensors: TensorInfo) -> GGUFHeader:
+    return GGUFHeader(3, metadata, tensors, 0, 0)
+
+
+def test_heads_can_differ_by_layer_and_be_of_any_size() -> None:
+    keys = {
+        "general.architecture": "x",
+        "x.block_count": 3,
+        "x.attention.head_count": 8,
+        "x.attention.head_count_kv": [2, 4, 2],
+        "x.attention.key_length": 32,
+        "x.attention.value_length": 16,
+    }
+    assert footprint(header(keys)).kv_values == 3 * 4 * (32 + 16)
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"general.architecture": 7}, {"general.architecture": "x", "x.block_count": "2"}]
+)
+def test_a_header_that_says_nothing_counts_as_nothing(metadata: dict[str, Any]) -> None:
+    found = footprint(header(metadata))
+    assert (found.kv_values, found.quantised, found.weights["exact"]) == (0, False, 0)
+
+
+def test_what_is_known_of_a_bundle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    choice = Choice("exact", "f32", tmp_path / "exact", "")
+    assert bundle_facts(choice) is None
+    write_tiny_bundle(choice.folder, "exact")
+    facts = bundle_facts(choice)
+    assert facts
+    assert (facts.recipe, facts.kv_cache_type, facts.fidelity) == ("exact", "f32", None)
+    assert facts.size == sum(path.stat().st_size for path in choice.folder.iterdir())
+    description = json.loads((choice.folder / "bundle.json").read_text())
+    description["report"]["fidelity"] = {"tokens": 9, "nll": 3.2, "source_nll": 3.1, "top1": 0.94}
+    (choice.folder / "bundle.json").write_text(json.dumps(description))
+    facts = bundle_facts(choice)
+    assert facts
+    assert facts.fidelity == Fidelity(9, 3.2, 3.1, 0.94)
