@@ -67,7 +67,10 @@ class Drawing:
 
 
 def picture(title: str, results: Mapping[str, Sequence[Line]], drawn_as_line: Mapping[str, str]) -> str:
-    """Two lines of title, parted at "; ", and a chart for each scenario: lines over cases for the metric named in `drawn_as_line`, else bars of ratios."""
+    """Two lines of title, parted at "; ", and a chart for each scenario.
+
+    A chart has lines over the cases for the metric that `drawn_as_line` names, else bars of ratios.
+    """
     drawing = Drawing()
     what, _, where = title.partition("; ")
     drawing.text(MARGIN, drawing.y + 10, what, "title")
