@@ -60,6 +60,20 @@ def test_candidates_are_the_stable_sort(values: list[int], top_k: int) -> None:
     assert kept.tolist() == logits[expected].tolist()
 
 
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(0, 6000), st.sampled_from([3, 1000, 10**6]))
+def test_candidates_of_large_vocabularies_are_the_stable_sort(
+    seed: int, top_k: int, forbidden: int, values: int
+) -> None:
+    """Of 6,100 tokens in 23 blocks and a rest, some of them forbidden, with many ties or few."""
+    dice = np.random.default_rng(seed)
+    logits = dice.integers(0, values, 6100).astype(np.float32)
+    logits[dice.permutation(6100)[:forbidden]] = -np.inf
+    ids, kept = candidates(logits, top_k)
+    expected = np.argsort(-logits, kind="stable")[:top_k]
+    assert ids.tolist() == expected.tolist()
+    assert kept.tolist() == logits[expected].tolist()
+
+
 @pytest.mark.parametrize(("p", "count"), [(0.4, 1), (0.6, 2), (0.8, 3), (1e-9, 1)])
 def test_nucleus_takes_the_fewest_that_reach_p(p: float, count: int) -> None:
     assert nucleus(LOGITS, p) == count
