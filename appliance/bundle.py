@@ -17,14 +17,14 @@ FORMAT_VERSION = 1
 CONVERTER_VERSION = 1  # raise it when a graph of an older converter should be built anew
 DESCRIPTION = "bundle.json"
 MODEL = "model.onnx"
-PREFILL = "prefill.onnx"  # a second graph over the same cache and weights file, for long stretches of a prompt
+BATCH = "batch.onnx"  # a second graph over the same KV cache and weights file, for runs of many tokens
 WEIGHTS = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 RECIPES = ("exact", "compact", "int8-rotated", "q4", "fp32")
 """How weights are stored. exact: as close as 8 bits get, 4 bits stay 4 where that is faster; compact: 4 bits stay 4
-everywhere; int8-rotated: exact, and a prefill graph in rotated int8; q4: rounds a full-precision source to 4 bits."""
+everywhere; int8-rotated: exact, and a second graph in rotated int8 for prompts and crowds; q4: rounds a full-precision source to 4 bits."""
 KV_TYPES = ("f32", "q8_0")
 """How keys and values are cached: float32, or int8 with a scale per channel."""
 

@@ -14,15 +14,17 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import CHAT_TEMPLATE, MODEL, PREFILL, TOKENIZER, Bundle, write_description
+from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
 from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, UnsupportedModel
 from converters.architectures import llama
+from converters.fidelity import calibration_tokens
 from converters.graph import Graph
+from converters.kv_cache import cache_in_int8, cache_scales
 from converters.recipes import RECIPES, Exact, Recipe
 from converters.rotation import Rotated
 from converters.source import GGUFSource
@@ -48,7 +50,7 @@ class Plan:
     vocabulary: Vocabulary
     recipe: Recipe
     graph: Graph
-    prefill: Graph | None
+    batch: Graph | None
     weights: WeightsFile
     tokenizer: bytes
 
@@ -56,15 +58,22 @@ class Plan:
     def size(self) -> int:
         """Bytes the bundle will take on disk."""
         texts = len(self.tokenizer) + len(self.vocabulary.chat_template.encode())
-        return self.weights.size + sum(len(each.bytes(PRODUCER)) for each in self.graphs.values()) + texts + DESCRIPTION_BYTES
+        graphs = sum(len(graph.serialized(PRODUCER)) for graph in self.graphs.values())
+        return self.weights.size + graphs + texts + DESCRIPTION_BYTES
 
     @property
     def graphs(self) -> dict[str, Graph]:
         """The graphs by the name of their file."""
-        return {MODEL: self.graph} | ({PREFILL: self.prefill} if self.prefill else {})
+        return {MODEL: self.graph} | ({BATCH: self.batch} if self.batch else {})
 
 
-def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progress = lambda done, total: None) -> Bundle:
+def convert(
+    source: Path,
+    folder: Path,
+    recipe: str = "exact",
+    progress: Progress = lambda done, total: None,
+    kv: str = "f32",
+) -> Bundle:
     """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
 
     Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
@@ -76,7 +85,7 @@ def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progres
     with GGUFSource(source) as gguf:
         total = sum(tensor.size for tensor in gguf.header.tensors)
         meter = _Meter(progress, total)
-        plan = make_plan(gguf, recipe, meter.advance)
+        plan = make_plan(gguf, recipe, kv, meter.advance)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead_partials(folder)
         available = shutil.disk_usage(folder.parent).free
@@ -86,6 +95,9 @@ def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progres
         partial.mkdir()
         try:
             bundle = _write(plan, gguf, recipe, partial, started)
+            if kv != "f32":
+                bundle = _cache_in_int8(plan, bundle, partial)
+            _sync_all(partial)
             partial.rename(folder)
             _sync(folder.parent)
         except BaseException as error:
@@ -97,11 +109,12 @@ def convert(source: Path, folder: Path, recipe: str = "exact", progress: Progres
     return bundle
 
 
-def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) -> Plan:
+def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], None]) -> Plan:
     """Check the model and lay out the whole bundle in memory, except the weights."""
     metadata = gguf.metadata
-    if recipe not in NAMES:
-        raise UnsupportedModel(f"recipe {recipe!r}", NAMES)
+    for kind, value, known in (("recipe", recipe, NAMES), ("KV cache type", kv, KV_TYPES)):
+        if value not in known:
+            raise UnsupportedModel(f"{kind} {value!r}", known)
     name = metadata.get("general.architecture")
     if name is None:
         raise NotGGUF("a damaged model: metadata general.architecture is missing")
@@ -115,22 +128,22 @@ def make_plan(gguf: GGUFSource, recipe: str, progress: Callable[[int], None]) ->
     vocabulary = read_vocabulary(metadata)
     config = architecture.read_config(metadata, gguf.tensors)
     weights = WeightsFile()
-    graph, prefill = Graph(weights), None
+    graph, batch = Graph(weights), None
     chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, gguf, progress)
     architecture.build(graph, chosen, config)
     if recipe == ROTATED:
         assert isinstance(chosen, Exact)
-        prefill = Graph(weights)
-        architecture.build(prefill, Rotated(prefill, gguf, chosen), config, head=False)
+        batch = Graph(weights)
+        architecture.build(batch, Rotated(batch, gguf, chosen), config)
     tokenizer = vocabulary.tokenizer.to_str().encode()
-    return Plan(name, config, vocabulary, chosen, graph, prefill, weights, tokenizer)
+    return Plan(name, config, vocabulary, chosen, graph, batch, weights, tokenizer)
 
 
 def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: float) -> Bundle:
     """Write every file of the bundle into `folder`, and make all of it durable."""
     plan.weights.write(folder)
     for file_name, graph in plan.graphs.items():
-        (folder / file_name).write_bytes(graph.bytes(PRODUCER))
+        (folder / file_name).write_bytes(graph.serialized(PRODUCER))
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if plan.vocabulary.chat_template:
         (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")
@@ -152,9 +165,18 @@ def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: flo
         report=_report(plan.recipe, started),
     )
     write_description(folder, bundle)
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+    return bundle
+
+
+def _cache_in_int8(plan: Plan, bundle: Bundle, folder: Path) -> Bundle:
+    """Write the graphs again, for a KV cache in int8 that the ones in `folder` calibrate."""
+    tokens = [token for token in calibration_tokens(folder) if token < bundle.vocab_size] or [0]
+    scales = cache_scales(folder / MODEL, tokens[: bundle.context_length])
+    for file_name, graph in plan.graphs.items():
+        cache_in_int8(graph, scales)
+        (folder / file_name).write_bytes(graph.serialized(PRODUCER))
+    bundle = replace(bundle, kv_dtype="int8")
+    write_description(folder, bundle)
     return bundle
 
 
@@ -225,6 +247,12 @@ def _count(shape: tuple[int, ...]) -> int:
     for length in shape:
         count *= length
     return count
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:

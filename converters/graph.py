@@ -30,6 +30,7 @@ class Graph:
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
+        self._graph: ir.Graph | None = None
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
@@ -72,20 +73,26 @@ class Graph:
         self._constants[name] = value
         return value
 
-    def model(self, producer: str) -> ir.Model:
-        graph = ir.Graph(
-            self.inputs,
-            self.outputs,
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports=OPSETS,
-            name="decoder",
-        )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer)
+    def late_constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """A constant for a graph that is serialised already, to replace a node's input."""
+        value = self.constant(name, array)
+        if self._graph is not None:
+            self._graph.initializers[name] = value
+        return value
 
-    def bytes(self, producer: str) -> bytes:
-        """The model as it lies in its file."""
-        return serde.serialize_model(self.model(producer)).SerializeToString()
+    def serialized(self, producer: str) -> bytes:
+        """The model as it lies in its file. No node can be added to the graph any more."""
+        if self._graph is None:
+            self._graph = ir.Graph(
+                self.inputs,
+                self.outputs,
+                nodes=self.nodes,
+                initializers=self.initializers,
+                opset_imports=OPSETS,
+                name="decoder",
+            )
+        model = ir.Model(self._graph, ir_version=IR_VERSION, producer_name=producer)
+        return serde.serialize_model(model).SerializeToString()
 
 
 def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:
@@ -93,9 +100,8 @@ def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:
     return graph.node("GatherND", x, positions, batch_dims=1)[0]
 
 
-def silu_gate(graph: Graph, gate_up: ir.Value) -> ir.Value:
-    """silu(gate) · up, of [.., 2F] that holds both."""
-    gate, up = graph.node("Split", gate_up, axis=-1, num_outputs=2, outputs=2)
+def silu_gate(graph: Graph, gate: ir.Value, up: ir.Value) -> ir.Value:
+    """silu(gate) · up"""
     (active,) = graph.node("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)
     return graph.node("Mul", active, up)[0]
 

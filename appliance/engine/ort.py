@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -17,6 +18,9 @@ from appliance.engine.providers import Provider, candidates, session_options
 from appliance.errors import ModelFileError
 
 log = logging.getLogger(__name__)
+
+BATCH_ROWS = 4  # from so many rows, or so many tokens of one row, the batch graph is faster
+BATCH_TOKENS = 32
 
 
 def open_backend(
@@ -50,20 +54,26 @@ class OrtBackend:
         except OSError as error:
             raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
         self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
-        try:
-            self._session = ort.InferenceSession(
-                str(folder / files.MODEL), session_options(provider, threads, spin), providers=[provider.name]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-            raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, folder)}") from error
         self._arena = Arena(bundle, slots, self.capacity, provider.device)
         self.kv_bytes_per_token = bundle.kv_bytes_per_token
         self.can_copy = self._arena.in_host_memory
-        self._bindings = Bindings(self._session, self._arena, self.vocab_size)
+
+        options = session_options(provider, threads, spin)
+        batch = folder / files.BATCH
+        self._batch = self._bindings(batch, provider, options) if batch.exists() else None
+        self._graph = self._bindings(folder / files.MODEL, provider, options)
+
+    def _bindings(self, path: Path, provider: Provider, options: Any) -> Bindings:
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[provider.name])
+        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+            raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
+        return Bindings(session, self._arena, self.vocab_size)
 
     def run(self, rows: list[Row]) -> list[Logits]:
-        """See Backend.run."""
-        return self._bindings.run(rows)
+        """See Backend.run. Many rows, or many tokens of one, go to the batch graph, if there is one."""
+        many = len(rows) >= BATCH_ROWS or len(rows[0].tokens) >= BATCH_TOKENS
+        return (self._batch if self._batch and many else self._graph).run(rows)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """See Backend.copy."""
@@ -80,7 +90,7 @@ class OrtBackend:
 
     def close(self) -> None:
         """See Backend.close."""
-        del self._bindings, self._session
+        del self._graph, self._batch
         self._arena.close()
 
 

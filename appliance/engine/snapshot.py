@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle import DESCRIPTION, MODEL, PREFILL, WEIGHTS
+from appliance.bundle import DESCRIPTION, MODEL, BATCH, WEIGHTS
 from appliance.engine.backend import SavedPrefix
 from appliance.engine.slots import common_prefix
 from appliance.store.disk import sync_folder
@@ -272,7 +272,7 @@ def fingerprint(bundle: Path, provider: str) -> str:
     The weights are named by their size and time, which costs nothing; bundle.json says what they were made of.
     """
     digest = hashlib.sha256()
-    for name in (DESCRIPTION, MODEL, PREFILL):
+    for name in (DESCRIPTION, MODEL, BATCH):
         data = (bundle / name).read_bytes() if (bundle / name).exists() else b""
         digest.update(hashlib.sha256(data).digest())
     weights = (bundle / WEIGHTS).stat()

@@ -137,14 +137,13 @@ def optional_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def build(graph: Graph, weights: Recipe, config: Config, *, head: bool = True) -> None:
-    """Add the whole decoder of design §3 to the graph; without the head it only fills the KV cache."""
+def build(graph: Graph, weights: Recipe, config: Config) -> None:
+    """Add the whole decoder of design §3 to the graph."""
     int64 = ir.DataType.INT64
     ids = graph.input("input_ids", int64, ("B", "S"))
     attention = Attention(graph, weights, config)
-    if head:
-        logit_rows = graph.input("logit_rows", int64, ("B", "R"))
-        (positions,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
+    logit_rows = graph.input("logit_rows", int64, ("B", "R"))
+    (positions,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
 
     residual = weights.enter(weights.embedding(ids, "token_embd"), config.hidden)
     gain = weights.gain("blk.0.attn_norm.weight")
@@ -154,19 +153,17 @@ def build(graph: Graph, weights: Recipe, config: Config, *, head: bool = True) -
         reads = (f"{layer}.attn_q", f"{layer}.attn_k", f"{layer}.attn_v")
         x = attention.layer(index, weights.linear(x, *reads, after=f"{layer}.attn_norm.weight"))
         last = index == config.layers - 1
-        if last and not head:  # its keys and values are all that is left to do
-            return
         if last:  # from here on, only the rows whose logits are wanted
             x, residual = pick(graph, x, positions), pick(graph, residual, positions)
         x = weights.back(x, f"{layer}.attn_output")
         norm = f"{layer}.ffn_norm.weight"
         x, residual = _add_norm(graph, weights, x, residual, norm, config)
-        x = silu_gate(graph, weights.linear(x, f"{layer}.ffn_gate", f"{layer}.ffn_up", after=norm))
+        x = silu_gate(graph, *weights.gate_up(x, f"{layer}.ffn_gate", f"{layer}.ffn_up", after=norm))
         x = weights.back(x, f"{layer}.ffn_down")
         following = "output_norm.weight" if last else f"blk.{index + 1}.attn_norm.weight"
         x, residual = _add_norm(graph, weights, x, residual, following, config)
 
-    logits = weights.linear(x, "token_embd" if config.tied else "output")
+    logits = weights.linear(x, "token_embd" if config.tied else "output", after="output_norm.weight")
     graph.output(logits, "logits", ("B", "R", config.vocab_size))
 
 

@@ -236,7 +236,7 @@ def test_damaged_keys_and_values_are_found_before_they_are_used(
     assert "not what was written" in caplog.text
 
 
-@pytest.mark.parametrize("changed", ["bundle.json", "model.onnx", "model.onnx.data", "prefill.onnx"])
+@pytest.mark.parametrize("changed", ["bundle.json", "model.onnx", "model.onnx.data", "batch.onnx"])
 def test_another_bundles_snapshots_are_not_used(bundle: Path, changed: str, caplog: pytest.LogCaptureFixture) -> None:
     written(bundle, 100).close()
     (bundle / changed).write_text("another")
