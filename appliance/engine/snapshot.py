@@ -6,7 +6,8 @@ later moment is safe from a power cut; requests go on meanwhile. What a conversa
 
 A file is a snapshot of one beginning: preamble, JSON header, keys and values as they lie in the cache. It appears
 whole or not at all (temporary file, fsync, rename). Loading a model reads the headers alone; keys and values are
-mapped, checked and copied into a slot when a prompt first asks for them. What does not belong to this very bundle,
+read, checked and copied into a slot when a prompt asks for them. (Not mapped: where a memory card fails, reading ends
+in an error and a mapping in the end of the process.) What does not belong to this very bundle,
 graph, ONNX Runtime and processor is removed, since the bits depend on all of them; so is what is damaged.
 """
 
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle import DESCRIPTION, MODEL, BATCH, WEIGHTS
+from appliance.bundle import BATCH, DESCRIPTION, MODEL, WEIGHTS
 from appliance.engine.backend import SavedPrefix
 from appliance.engine.slots import common_prefix
 from appliance.store.disk import sync_folder
@@ -45,7 +46,7 @@ PARTIAL = ".partial"
 FORMAT_VERSION = 1
 PREAMBLE = struct.Struct("<8sIII")  # magic, format version, bytes of the header, CRC-32 of the header
 MAGIC = b"EAPREFIX"
-ALIGNMENT = 4096  # of keys and values, which are mapped
+HEADER_BYTES = 512  # at most, with the preamble and without the tokens
 HEADER_BYTES_PER_TOKEN = 12  # at most, in JSON
 MIN_PINNED_TOKENS = 64
 """A shorter beginning is read in 50 ms (SmolLM2-135M, two threads), which no one notices after a start."""
@@ -100,7 +101,6 @@ class SnapshotFolder:
         self.limit_bytes = limit_bytes
         self._folder = bundle / FOLDER
         self._fingerprint = fingerprint(bundle, provider)
-        self._checked: set[Path] = set()
         self._written: set[tuple[int, ...]] = set()
         self._writing = False
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshots")
@@ -113,7 +113,7 @@ class SnapshotFolder:
 
     def fitting(self, bytes_per_token: int) -> int:
         """The most tokens that a snapshot may have to stay within the limit by itself."""
-        return max(0, (self.limit_bytes - 2 * ALIGNMENT) // (bytes_per_token + HEADER_BYTES_PER_TOKEN))
+        return max(0, (self.limit_bytes - HEADER_BYTES) // (bytes_per_token + HEADER_BYTES_PER_TOKEN))
 
     def holds(self, tokens: tuple[int, ...]) -> bool:
         """Whether a snapshot begins with `tokens`."""
@@ -130,19 +130,17 @@ class SnapshotFolder:
         self._submit(self._write, tokens, saved)
 
     def load(self, snapshot: Snapshot) -> SavedPrefix | None:
-        """The keys and values, mapped; None if they turn out to be damaged, and the snapshot will be forgotten."""
+        """The keys and values; None if they turn out to be damaged, and the snapshot will be forgotten."""
         try:
-            array = np.memmap(
-                snapshot.path, np.dtype(snapshot.dtype), mode="r", offset=snapshot.offset, shape=snapshot.shape
-            )
-            if snapshot.path not in self._checked and zlib.crc32(array.data) != snapshot.crc:
+            data = np.fromfile(snapshot.path, np.dtype(snapshot.dtype), offset=snapshot.offset)
+            if zlib.crc32(data) != snapshot.crc:
                 raise Damaged("its contents are not what was written")
+            saved: SavedPrefix = data.reshape(snapshot.shape)
         except (OSError, ValueError, Damaged) as error:
             self._submit(self._forget, snapshot, str(error))
             return None
-        self._checked.add(snapshot.path)
         self._submit(self._touch, snapshot)
-        return array
+        return saved
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -175,7 +173,7 @@ class SnapshotFolder:
             "crc": crc,
         }
         text = json.dumps(header).encode()
-        offset = _aligned(PREAMBLE.size + len(text))
+        offset = PREAMBLE.size + len(text)
         snapshot = Snapshot(self._folder / f"{name}{SUFFIX}", tokens, saved.dtype.str, saved.shape, offset, crc)
         for other in self.snapshots:
             if tokens[: len(other.tokens)] == other.tokens:
@@ -186,7 +184,6 @@ class SnapshotFolder:
         try:
             with open(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
                 file.write(PREAMBLE.pack(MAGIC, FORMAT_VERSION, len(text), zlib.crc32(text)) + text)
-                file.write(bytes(offset - file.tell()))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -259,7 +256,7 @@ def read(path: Path, expected: str) -> Snapshot:
     header = json.loads(text)
     if header["fingerprint"] != expected:
         raise Damaged("it was made by another bundle, ONNX Runtime or processor")
-    offset = _aligned(PREAMBLE.size + length)
+    offset = PREAMBLE.size + length
     snapshot = Snapshot(path, tuple(header["tokens"]), header["dtype"], tuple(header["shape"]), offset, header["crc"])
     if path.stat().st_size != snapshot.nbytes:
         raise Damaged(f"it has {path.stat().st_size} bytes instead of {snapshot.nbytes}")
@@ -289,10 +286,6 @@ def _processor() -> str:
         return platform.processor()
     first = text.split("\n\n")[0]
     return "\n".join(re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*$", first, re.MULTILINE))
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _delete(path: Path) -> None:

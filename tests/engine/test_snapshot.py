@@ -136,7 +136,7 @@ def test_each_is_written_once(load: Load, bundle: Path) -> None:
 
 
 def test_a_folder_that_is_full_forgets_the_least_recently_used(bundle: Path) -> None:
-    size = snapshot.ALIGNMENT + 100 * 4
+    size = 1300  # one takes some 1,000 to 1,200 bytes
     folder = written(bundle, 100, limit=2 * size)
     add(folder, 100, start=1000)
     assert folder.load(folder.snapshots[0]) is not None
@@ -158,7 +158,7 @@ def test_a_longer_beginning_replaces_the_shorter_one_it_contains(bundle: Path) -
 
 
 def test_a_beginning_too_long_for_the_limit_is_cut(load: Load, bundle: Path) -> None:
-    limit = 2 * snapshot.ALIGNMENT + (MIN_PINNED_TOKENS + 1) * (4 + snapshot.HEADER_BYTES_PER_TOKEN)
+    limit = snapshot.HEADER_BYTES + (MIN_PINNED_TOKENS + 1) * (4 + snapshot.HEADER_BYTES_PER_TOKEN)
     engine, _ = load(limit)
     for name in ("Ann?", "Bob?", "Cid?"):
         ask(engine, SYSTEM + name)
