@@ -133,7 +133,7 @@ class SnapshotFolder:
         """The keys and values; None if they turn out to be damaged, and the snapshot will be forgotten."""
         try:
             data = np.fromfile(snapshot.path, np.dtype(snapshot.dtype), offset=snapshot.offset)
-            if zlib.crc32(data) != snapshot.crc:
+            if zlib.crc32(data.data) != snapshot.crc:
                 raise Damaged("its contents are not what was written")
             saved: SavedPrefix = data.reshape(snapshot.shape)
         except (OSError, ValueError, Damaged) as error:
@@ -152,6 +152,8 @@ class SnapshotFolder:
                 work(*arguments)
             except OSError as error:
                 log.warning("the beginning of a prompt could not be kept on disk: %s", error)
+            except Exception:
+                log.exception("the beginning of a prompt could not be kept on disk")
 
         self._writer.submit(logged)
 
@@ -175,9 +177,6 @@ class SnapshotFolder:
         text = json.dumps(header).encode()
         offset = PREAMBLE.size + len(text)
         snapshot = Snapshot(self._folder / f"{name}{SUFFIX}", tokens, saved.dtype.str, saved.shape, offset, crc)
-        for other in self.snapshots:
-            if tokens[: len(other.tokens)] == other.tokens:
-                self._remove(other)
         self._evict(snapshot.nbytes)
         self._folder.mkdir(mode=0o700, exist_ok=True)  # not its parents: a bundle that was deleted stays so
         partial = snapshot.path.with_suffix(PARTIAL)
@@ -192,7 +191,10 @@ class SnapshotFolder:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(self._folder)
+        contained = [other for other in self.snapshots if tokens[: len(other.tokens)] == other.tokens]
         self.snapshots = (*self.snapshots, snapshot)
+        for other in contained:
+            self._remove(other)
         log.info("wrote the first %d tokens that prompts share: %d bytes", len(tokens), snapshot.nbytes)
 
     def _read_all(self) -> list[Snapshot]:

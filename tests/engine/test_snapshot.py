@@ -269,6 +269,18 @@ def test_a_full_disk_leaves_nothing(
     assert "No space left on device" in caplog.text
 
 
+def test_a_full_disk_leaves_the_shorter_beginning(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = written(bundle, 100)
+    monkeypatch.setattr(snapshot.os, "fsync", full)
+    add(folder, 200)
+    folder.close()
+    assert [len(each.tokens) for each in folder.snapshots] == [100]
+    assert [each.tokens for each in SnapshotFolder(bundle, "CPU", LIMIT).snapshots] == [tuple(range(100))]
+
+
 def test_a_bundle_that_was_deleted_stays_so(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = SnapshotFolder(bundle, "CPU", LIMIT)
     for path in bundle.iterdir():
