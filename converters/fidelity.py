@@ -7,14 +7,17 @@ it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx_ir import serde
 from tokenizers import Tokenizer
 
-from appliance.bundle import MODEL, PREFILL, TOKENIZER, read_description
+from appliance.bundle import BATCH, MODEL, TOKENIZER, read_description
 
 TEXT = Path(__file__).with_name("calibration.txt")
 WINDOW_TOKENS = 256
@@ -37,10 +40,10 @@ def measure(folder: Path, reference: Path | None) -> dict[str, float]:
     windows = _windows(folder)
     if not windows:
         return {}
-    split = (folder / PREFILL).exists()
+    split = (folder / BATCH).exists()
     # What is compared starts where the second graph takes over.
     starts = [len(window) // 2 if split else 0 for window in windows]
-    nll, choices = _scores(folder, windows, starts, PREFILL if split else MODEL)
+    nll, choices = _scores(folder, windows, starts, BATCH if split else MODEL)
     result = {"tokens": len(nll), "nll": round(float(nll.mean()), 4)}
     if reference is None and not split:
         return result
@@ -57,14 +60,55 @@ def calibration_tokens(folder: Path) -> list[int]:
     return ids
 
 
-def _windows(folder: Path) -> list[list[int]]:
-    """At most MOST_WINDOWS pieces, spread over the text, each of at least two tokens."""
+def importance(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """The mean square [K] of each input of every matrix of the bundle `folder` on the text, by the tensor's name.
+
+    {} if the tokenizer makes less than two tokens of the text.
+    """
+    windows = _windows(folder, most=None)
+    if not windows:
+        return {}
+    model, readers = _with_inputs_as_outputs(folder / MODEL)
+    graph = _Graph(model, max(map(len, windows)), folder)
+    sums: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(1))
+    for window in windows:
+        cache = graph.empty_cache()
+        for at in range(0, len(window), STEP_TOKENS):
+            for name, x in graph.values(window[at : at + STEP_TOKENS], at, cache, list(readers)).items():
+                sums[name] = sums[name] + np.square(x, dtype=np.float64).reshape(-1, x.shape[-1]).sum(axis=0)
+    tokens = sum(map(len, windows))
+    return {tensor: (sums[name] / tokens).astype(np.float32) for name, tensors in readers.items() for tensor in tensors}
+
+
+def _with_inputs_as_outputs(path: Path) -> tuple[bytes, dict[str, list[str]]]:
+    """The graph in this file with the input of every matrix of a layer as an output: who reads which, by name."""
+    model = ir.load(path)
+    readers: dict[str, list[str]] = defaultdict(list)
+    for node in model.graph:
+        if node.op_type not in ("MatMulNBits", "FusedMatMul"):
+            continue
+        x, matrix = node.inputs[0], node.inputs[1]
+        assert x is not None
+        assert matrix is not None
+        source = x.producer()
+        if source is not None and source.op_type == "Concat":  # the averages of blocks stand behind
+            x = source.inputs[0]
+            assert x is not None
+        if x.name not in readers:
+            x.type = ir.TensorType(ir.DataType.FLOAT)
+            model.graph.outputs.append(x)
+        readers[str(x.name)].extend(str(matrix.name).split("+"))
+    return serde.serialize_model(model).SerializeToString(), readers
+
+
+def _windows(folder: Path, most: int | None = MOST_WINDOWS) -> list[list[int]]:
+    """At most `most` pieces, spread over the text, each of at least two tokens; without a limit, the whole text."""
     bundle = read_description(folder)
     start = [bundle.bos_token] if bundle.add_bos and bundle.bos_token is not None else []
     length = min(WINDOW_TOKENS, bundle.context_length)
     text = calibration_tokens(folder)
     own = length - len(start)
-    count = min(MOST_WINDOWS, max(1, len(text) // max(own, 1)))
+    count = -(-len(text) // max(own, 1)) if most is None else min(most, max(1, len(text) // max(own, 1)))
     places = np.linspace(0, max(len(text) - own, 0), count).astype(int)
     windows = [[*start, *text[place : place + own]] for place in places]
     return [window for window in windows if len(window) > 1]
@@ -94,10 +138,13 @@ def _scores(folder: Path, windows: list[list[int]], starts: list[int], before: s
 class _Graph:
     """A graph of a bundle, run on one sequence."""
 
-    def __init__(self, path: Path, capacity: int) -> None:
+    def __init__(self, model: Path | bytes, capacity: int, weights: Path | None = None) -> None:
+        """`weights` is the folder of the weights file of a model that is no file."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        if weights:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.capacity = capacity
 
@@ -112,7 +159,14 @@ class _Graph:
         return cache
 
     def run(self, ids: list[int], past: int, cache: dict[str, ort.OrtValue]) -> NDArray[np.float32]:
-        """Run `ids` after the `past` tokens in the cache, which grows; their logits, none of a graph without a head."""
+        """Run `ids` after the `past` tokens in the cache, which grows; their logits."""
+        logits: NDArray[np.float32] = self.values(ids, past, cache, ["logits"])["logits"][0]
+        return logits
+
+    def values(
+        self, ids: list[int], past: int, cache: dict[str, ort.OrtValue], names: list[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The outputs `names` of such a run."""
         feeds = {
             "input_ids": np.array([ids], np.int64),
             "seqlens_k": np.array([past + len(ids) - 1], np.int32),
@@ -122,16 +176,12 @@ class _Graph:
         }
         binding = self.session.io_binding()
         for name, array in feeds.items():
-            if name in self.inputs:
-                binding.bind_cpu_input(name, array)
+            binding.bind_cpu_input(name, array)
         for name, value in cache.items():
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(name.replace("past_", "present_", 1), value)
-        headed = "logit_rows" in self.inputs
-        if headed:
-            binding.bind_output("logits")
+        for name in names:
+            binding.bind_output(name)
         self.session.run_with_iobinding(binding)
-        if not headed:
-            return np.empty((0, 0), np.float32)
-        logits: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
-        return logits
+        arrays = binding.get_outputs()[-len(names) :]
+        return {name: array.numpy() for name, array in zip(names, arrays, strict=True)}

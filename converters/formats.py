@@ -33,6 +33,9 @@ one and compare with nothing else in the column:
     … rounded only once               +0.0061    95.7 %             –        –           106 MB
     4 bits with sums from 2^20 on     +0.0024    94.9 %         1,368      174           128 MB
 
+The recipe `compact` takes the row "with sums, all": 10 of 209 MB less once loaded, decoding as fast, prefill a sixth
+slower. Scales are float32 since MatMulNBits wants them in the type of its inputs, and float16 inputs are slow on CPUs.
+
 The two nodes cost about 5 µs; halving the bytes of a matrix of 2^20 weights saves about as much at 80 GB/s.
 """
 
@@ -139,13 +142,17 @@ def unpack(packed: Packed, form: Format, columns: int) -> Floats:
 
 
 def _pack_with_sums(raw: Bytes, values: Floats, type_name: str) -> Packed:
-    """Keep the source's own grid; what its zero points cannot say goes into the sums' columns.
-
-    Those meet averages, not sums, of x; hence the factor.
-    """
+    """Keep the source's own grid."""
     step, low = _grid(raw, type_name)
-    blocks = _grouped(values, SUM_BLOCK)
-    levels = _round(blocks - low[:, :, None], step, 0, 15)
+    return pack_grid(_round(_grouped(values, SUM_BLOCK) - low[:, :, None], step, 0, 15), step, low)
+
+
+def pack_grid(levels: Floats, step: Floats, low: Floats) -> Packed:
+    """Pack step · levels + low, levels [N, blocks of 32, 32] in 0 … 15, the others [N, blocks], for a Format with sums.
+
+    What whole zero points cannot say goes into the sums' columns. Those meet averages, not sums, of x; hence the
+    factor.
+    """
     zeros = _round(-low[:, :, None], step, 0, 15)[:, :, 0]
     rest = (low + step * zeros) * SUM_BLOCK
     columns = [(levels, step, zeros)]

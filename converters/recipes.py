@@ -2,6 +2,7 @@
 
     exact    quantised, as close to the source as formats.py says, in the format that runs fastest
     compact  the same values, and what has 4 bits in the source has 4 bits in memory whatever it costs in speed
+    q4       compact, and matrices of 8 bits and more are rounded to 4 where their inputs say that it hurts least
     fp32     the source's values as float32: the reference
 
 A recipe adds the nodes, reserves the bytes, and leaves a job that fills them from the source.
@@ -10,7 +11,7 @@ A recipe adds the nodes, reserves the bytes, and leaves a job that fills them fr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,12 +21,14 @@ from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters.formats import GRID_OF_16, SUM_BLOCK, Format, format_for, pack, unpack
+from converters.formats import GRID_OF_16, SUM_BLOCK, Bytes, Floats, Format, Packed, format_for, pack, pack_grid, unpack
 from converters.graph import MICROSOFT, Graph, with_averages
+from converters.rounding import grid
 from converters.source import GGUFSource
 from converters.weights import Region
 
-EMBEDDING = "token_embd.weight"
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+FULL_PRECISION = frozenset({"F32", "F16", "BF16", "Q8_0"})
 FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 Progress = Callable[[int], None]
 
@@ -51,6 +54,11 @@ class Recipe:
     def back(self, x: ir.Value, name: str) -> ir.Value:
         """`linear` with a matrix that writes the residual stream."""
         return self.linear(x, name)
+
+    def gate_up(self, x: ir.Value, gate: str, up: str, after: str) -> Sequence[ir.Value]:
+        """Two matrices of one shape that read the same rows: both products."""
+        both = self.linear(x, gate, up, after=after)
+        return self.graph.node("Split", both, axis=-1, num_outputs=2, outputs=2)
 
     def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
         """x [..,K] times the transposes of the matrices `names` [N,K] side by side: [.., ΣN], plus their biases.
@@ -199,13 +207,16 @@ class Exact(Recipe):
         file = self.graph.file
         for tensor in tensors:
             for raw, values in self.source.chunks(tensor):
-                packed = pack(raw, values, tensor.type_name, stored.form)
+                packed = self._pack(tensor, raw, values, stored.form)
                 file.append(stored.data, packed.data)
                 file.append(stored.scales, packed.scales)
                 if packed.zeros is not None:
                     file.append(stored.zeros, packed.zeros)
                 self._account(tensor.type_name, values, unpack(packed, stored.form, stored.columns))
                 self.progress(raw.nbytes)
+
+    def _pack(self, tensor: TensorInfo, raw: Bytes, values: Floats, form: Format) -> Packed:
+        return pack(raw, values, tensor.type_name, form)
 
     def _account(self, type_name: str, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
         sums = self.squares[type_name]
@@ -222,13 +233,46 @@ class Compact(Exact):
     """
 
     def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
-        groups = groupby(names, lambda name: self.source.tensors[f"{name}.weight"].type_name in GRID_OF_16)
+        groups = groupby(names, lambda name: self._coarse(self.source.tensors[f"{name}.weight"]))
         parts = [super(Compact, self).linear(x, *group) for _, group in groups]
         return self.graph.node("Concat", *parts, axis=-1)[0] if len(parts) > 1 else parts[0]
 
     def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
         types = [tensor.type_name for tensor in tensors]
         return format_for(types, _stacked(tensors), embedding, sums_from=0)
+
+    def _coarse(self, tensor: TensorInfo) -> bool:
+        """Whether a matrix gets 4 bits."""
+        return tensor.type_name in GRID_OF_16
+
+
+class FourBits(Compact):
+    """Matrices of full precision become 4 bits, as rounding.py does it; not the embedding and the head.
+
+    Q5 and Q6 types keep what Compact gives them. `importance` holds, by tensor name, the mean square [K] of each
+    column's input; it is to be set before the weights are written, and without it all columns count the same.
+    """
+
+    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+        super().__init__(graph, source, progress)
+        self.importance: Mapping[str, Floats] = {}
+
+    def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
+        if any(self._rounded(tensor) for tensor in tensors) and not embedding:
+            return Format(4, SUM_BLOCK, sums=True)
+        return super()._form(tensors, embedding)
+
+    def _coarse(self, tensor: TensorInfo) -> bool:
+        return self._rounded(tensor) or super()._coarse(tensor)
+
+    def _rounded(self, tensor: TensorInfo) -> bool:
+        whole = tensor.shape[1] % SUM_BLOCK == 0 and tensor.name not in (EMBEDDING, HEAD)
+        return whole and tensor.type_name in FULL_PRECISION
+
+    def _pack(self, tensor: TensorInfo, raw: Bytes, values: Floats, form: Format) -> Packed:
+        if not form.sums or tensor.type_name in GRID_OF_16:
+            return super()._pack(tensor, raw, values, form)
+        return pack_grid(*grid(values, self.importance.get(tensor.name), SUM_BLOCK))
 
 
 class Full(Recipe):
@@ -269,4 +313,4 @@ def _stacked(tensors: Sequence[TensorInfo]) -> tuple[int, int]:
     return sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
 
 
-RECIPES: dict[str, type[Recipe]] = {"exact": Exact, "compact": Compact, "fp32": Full}
+RECIPES: dict[str, type[Recipe]] = {"exact": Exact, "compact": Compact, "q4": FourBits, "fp32": Full}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from appliance.bundle import MODEL, PREFILL, read_description
+from appliance.bundle import MODEL, BATCH, read_description
 from converters import fidelity
 from converters.bundle import convert
 from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, measure
@@ -55,7 +55,7 @@ def test_against_itself_and_another(folder: Path, tmp_path: Path) -> None:
 
 def test_a_graph_for_prompts_reads_the_first_halves(folder: Path, tmp_path: Path) -> None:
     split = shutil.copytree(folder, tmp_path / "split")
-    shutil.copy(split / MODEL, split / PREFILL)
+    shutil.copy(split / MODEL, split / BATCH)
     same = measure(split, None)
     assert same["tokens"] == MOST_WINDOWS * (WINDOW_TOKENS // 2 - 1)
     assert same["nll"] == same["source_nll"]
@@ -66,7 +66,7 @@ def test_a_graph_for_prompts_reads_the_first_halves(folder: Path, tmp_path: Path
         for attribute in node.attribute:
             if attribute.name == "epsilon":
                 attribute.f = 10
-    (split / PREFILL).write_bytes(model.SerializeToString())
+    (split / BATCH).write_bytes(model.SerializeToString())
     worse = measure(split, None)
     assert worse["source_nll"] == same["source_nll"]
     assert worse["nll"] != same["nll"]

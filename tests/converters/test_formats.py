@@ -73,7 +73,7 @@ def multiplied(folder: Path, raw: np.ndarray, type_name: str, x: np.ndarray, rec
         y = chosen.linear(graph.input("x", ir.DataType.FLOAT, ("B", "S", x.shape[1])), "m")
         graph.output(y, "y", ("B", "S", len(raw)))
         weights.write(folder)
-        ir.save(graph.model("test"), folder / MODEL)
+        (folder / MODEL).write_bytes(graph.serialized("test"))
     session = ort.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(None, {"x": x[None]})[0][0]
     return result
