@@ -196,6 +196,19 @@ def test_variables_that_change_nothing_are_found() -> None:
     assert unread_variables(environ) == ["APPLIANCE_TREADS", "OLLAMA_FLASH_ATTENTION"]
 
 
+@pytest.mark.parametrize(("text", "kept"), [("q8_0", "q8_0"), ("Q8_0", "q8_0"), ("f32", "f32"), ("F16", "f32")])
+def test_kv_cache_types(environ: dict[str, str], caplog: pytest.LogCaptureFixture, text: str, kept: str) -> None:
+    assert load_settings({}, environ | {"OLLAMA_KV_CACHE_TYPE": text}).kv_cache_type == kept
+    assert ("keys and values are kept in float32" in caplog.text) is (text == "F16")
+
+
+def test_a_kv_cache_type_that_there_is_not(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    assert load_settings({}, environ | {"OLLAMA_KV_CACHE_TYPE": "q4_0"}).kv_cache_type == "f32"
+    assert "OLLAMA_KV_CACHE_TYPE must be one of f32, q8_0, not 'q4_0'; it is ignored" in caplog.text
+    with pytest.raises(InvalidSetting, match="must be one of f32, q8_0, not 'q4_0'"):
+        load_settings({"kv_cache_type": "q4_0"}, environ)
+
+
 def test_settings_can_be_made_by_hand_for_tests(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path, port=0)
     assert settings.origin_of("models") == "default"

@@ -132,7 +132,7 @@ def _exact(matrix: _Matrix) -> float:
 
 
 def _q4(matrix: _Matrix) -> float:
-    rounded = matrix.layer and matrix.types <= FULL_PRECISION and not matrix.columns % 32
+    rounded = matrix.layer and matrix.types <= FULL_PRECISION | {"Q8_0"} and not matrix.columns % 32
     return 5.45 if rounded else _compact(matrix)
 
 

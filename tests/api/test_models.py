@@ -113,6 +113,21 @@ def test_show_always_has_model_info(client: Client, service: FakeService) -> Non
     assert (shown["license"], shown["requires"]) == ("MIT", "0.14.0")
 
 
+def test_show_tells_what_the_model_was_converted_to(client: Client, service: FakeService) -> None:
+    fidelity = core.Fidelity(tokens=2044, nll=3.1845, source_nll=3.1763, top1=0.941)
+    service.details = replace(DETAILS, bundle=core.BundleFacts("int8-rotated", "q8_0", 155000000, fidelity))
+    shown = client.post("/api/show", content='{"model":"m"}').json()
+    assert shown["bundle"] == {
+        "recipe": "int8-rotated",
+        "kv_cache_type": "q8_0",
+        "size": 155000000,
+        "fidelity": {"tokens": 2044, "nll": 3.1845, "source_nll": 3.1763, "top1": 0.941},
+    }
+    service.details = replace(DETAILS, bundle=core.BundleFacts("exact", "f32", 1))
+    shown = client.post("/api/show", content='{"model":"m"}').json()
+    assert shown["bundle"] == {"recipe": "exact", "kv_cache_type": "f32", "size": 1}
+
+
 def test_copilot_sees_the_name_it_asked_for(client: Client) -> None:
     for agent, name in (("GitHubCopilotChat/1", "m"), ("curl/8", None)):
         shown = client.post("/api/show", content='{"model":"m"}', headers={"user-agent": agent}).json()

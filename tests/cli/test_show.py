@@ -45,6 +45,19 @@ def test_model_info() -> None:
     )
 
 
+def test_what_the_model_was_converted_to() -> None:
+    bundle: dict[str, Any] = {"recipe": "int8-rotated", "kv_cache_type": "q8_0", "size": 155_000_000}
+    assert show_text(BARE | {"bundle": bundle}).splitlines()[4:] == [
+        "    recipe          int8-rotated    ",
+        "    kv cache        q8_0            ",
+        "",
+    ]
+    bundle["fidelity"] = {"tokens": 2044, "nll": 3.1845, "source_nll": 3.1763, "top1": 0.9412}
+    assert show_text(BARE | {"bundle": bundle}).splitlines()[6].split("  ")[2:] == [
+        "fidelity", "", "", "", "NLL 3.1845 (source 3.1763, +0.0082), top-1 94.1 %", "", ""
+    ]  # fmt: skip
+
+
 def test_verbose_adds_metadata_and_tensors() -> None:
     facts = {
         "details": {"family": "test", "parameter_size": "8B", "quantization_level": "FP16"},

@@ -234,12 +234,26 @@ def test_info_errors(create: Create, info: dict[str, Any], message: str) -> None
         ({"stop": "x"}, 'option "stop" must be of type array'),
         ({"stop": ["x", 1]}, 'option "stop" must be of an array of strings'),
         ({"nope": 1}, "unknown parameter 'nope'"),
+        (
+            {"recipe": "best"},
+            "option \"recipe\" must be one of auto, exact, compact, int8-rotated, q4, fp32, not 'best'",
+        ),
+        ({"kv_cache_type": 8}, "option \"kv_cache_type\" must be one of f32, q8_0, not '8'"),
     ],
 )
 def test_parameter_errors(create: Create, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         create("m", parameters=parameters)
     assert str(caught.value) == message
+
+
+def test_how_a_model_is_converted_is_inherited_like_other_parameters(store: Store, create: Create) -> None:
+    create("base", parameters={"recipe": "q4", "kv_cache_type": "q8_0"})
+    create("child", source="base", parameters={"recipe": "exact"})
+    assert store.model("child").parameters == {"recipe": "exact", "kv_cache_type": "q8_0"}
+    shown = store.model("child").details()
+    assert 'recipe                         "exact"' in shown.parameters
+    assert "PARAMETER kv_cache_type q8_0" in shown.modelfile
 
 
 def test_deprecated_parameters_are_named_and_left_out(store: Store, create: Create) -> None:

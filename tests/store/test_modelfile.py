@@ -19,6 +19,16 @@ COMMAND = (
 )
 
 
+def test_how_a_model_is_converted() -> None:
+    modelfile = parse_modelfile("FROM m\nPARAMETER recipe int8-rotated\nPARAMETER kv_cache_type q8_0\n")
+    assert modelfile.parameters == {"recipe": "int8-rotated", "kv_cache_type": "q8_0"}
+    assert parse_modelfile(format_modelfile(modelfile)) == modelfile
+    with pytest.raises(InvalidModelfile, match=r"invalid recipe \[int4\]; one of: auto, exact, compact"):
+        parse_modelfile("FROM m\nPARAMETER recipe int4\n")
+    with pytest.raises(InvalidModelfile, match=r"invalid kv_cache_type \[f16\]; one of: f32, q8_0"):
+        parse_modelfile("FROM m\nPARAMETER kv_cache_type f16\n")
+
+
 def test_everything_at_once() -> None:
     text = """
 # a comment

@@ -223,12 +223,16 @@ def test_bundles_go_with_their_model(store: Store, create: Create) -> None:
     assert bundle == store.root / "onnx" / digest.removeprefix("sha256:") / "exact"
     bundle.mkdir(parents=True)
     (bundle / "model.onnx").write_bytes(b"graph")
+    store.model("one").bundle_path("int8-rotated", "q8_0").mkdir()
+    assert (bundle.parent / "int8-rotated-kv-q8_0").is_dir()
     store.delete("one")
     assert bundle.exists()
     store.delete("two")
     assert list((store.root / "onnx").iterdir()) == []
     with pytest.raises(ValueError):
         Store(store.root).model(_create_again(create)).bundle_path("../..")
+    with pytest.raises(ValueError):
+        store.model("again").bundle_path("exact", "../..")
 
 
 def _create_again(create: Create) -> str:
