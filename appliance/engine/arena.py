@@ -43,9 +43,15 @@ class Arena:
             view[target, :, :tokens] = view[source, :, :tokens]
 
     def save(self, slot: int, tokens: int) -> npt.NDArray[Any]:
-        """A copy [2 * layers, kv_heads, tokens, head_dim] of the row's first positions."""
+        """A copy [2 * layers, kv_heads, tokens, head_dim] of the row's first positions.
+
+        Its memory is mapped: malloc would keep holes of tens of megabytes when such copies come and go.
+        """
         heads, _, head_dim = self.row_shape
-        saved = np.empty((len(self._views), heads, tokens, head_dim), self.dtype)
+        shape = (len(self._views), heads, tokens, head_dim)
+        size = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        saved: npt.NDArray[Any] = np.ndarray(shape, self.dtype, buffer=memory)
         for view, part in zip(self._views, saved, strict=True):
             part[:] = view[slot, :, :tokens]
         return saved

@@ -17,7 +17,8 @@ def test_half_a_minute_of_mixed_load_loses_nothing() -> None:
 
 
 def samples(*sizes: int) -> list[Sample]:
-    return [Sample(float(at), size, 0) for at, size in enumerate(sizes)]
+    """Samples whose prefix cache comes and goes."""
+    return [Sample(float(at), size + 50 * (at % 3), 50 * (at % 3)) for at, size in enumerate(sizes)]
 
 
 def test_growth_is_the_last_quarter_over_the_second() -> None:
