@@ -15,6 +15,7 @@ import pytest
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import CreateRequest
+from appliance.engine import providers
 from appliance.errors import EngineStopped, NotEnoughMemory, ServerBusy
 from appliance.manager import Manager, Runner
 from appliance.options import Options, merge
@@ -58,14 +59,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(NAMES):
         gguf = write_tiny_gguf(folder / f"{name}.gguf", seed=seed)
         digest = add_file(store, gguf)
-        steps = assemble(store, CreateRequest(name, files={"x.gguf": digest}))
-        try:
-            while True:
-                next(steps)
-        except StopIteration as end:
-            list(commit(store, end.value))
+        install(store, CreateRequest(name, files={"x.gguf": digest}))
     store.copy("a", "alias")
+    install(store, CreateRequest("full", source="a", parameters={"recipe": "fp32"}))
     return folder / "models"
+
+
+def install(store: Store, request: CreateRequest) -> None:
+    """Create a model without converting it."""
+    steps = assemble(store, request)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        list(commit(store, end.value))
 
 
 @pytest.fixture
@@ -95,6 +102,60 @@ def test_names_that_share_weights_share_a_runner(play: Play) -> None:
         assert world.loaded == {"alias"}, "the last name used is shown"
 
     play(scenario)
+
+
+def test_names_that_share_weights_but_no_recipe_are_loaded_side_by_side(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        first, second = await world.use("a"), await world.use("full")
+        assert (first.bundle.recipe, second.bundle.recipe) == ("exact", "fp32")
+        assert first.folder.parent == second.folder.parent
+        assert await world.use("a") is first
+        await world.manager.unload(world.model("full"))
+        assert world.loaded == {"a"}
+
+    play(scenario)
+
+
+def test_the_setting_names_the_recipe_of_all_other_models(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def scenario(world: World) -> None:
+        assert (await world.use("b")).bundle.recipe == "compact"
+        assert (await world.use("full")).bundle.recipe == "fp32"
+
+    play(scenario, recipe="compact")
+    assert "b:latest: recipe compact, KV cache f32: chosen by default" in caplog.text
+    assert "full:latest: recipe fp32, KV cache f32: chosen by the model's parameter" in caplog.text
+
+
+def test_unloading_what_was_never_loaded_is_nothing(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        await world.manager.unload(world.model("a"))
+        assert not world.loaded
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("setting", "busy", "spins"),
+    [("auto", False, True), ("auto", True, False), ("on", True, True), ("off", False, False)],
+)
+def test_threads_spin_unless_others_need_the_processors(
+    play: Play, monkeypatch: pytest.MonkeyPatch, setting: str, busy: bool, spins: bool
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr("appliance.manager.contended", lambda *figures: busy)
+    session_options = providers.session_options
+    monkeypatch.setattr(
+        "appliance.engine.ort.session_options",
+        lambda provider, threads, spin: (seen.append(spin), session_options(provider, threads, spin))[1],
+    )
+
+    async def scenario(world: World) -> None:
+        await world.use("a")
+
+    play(scenario, spinning=setting)
+    assert seen == [spins]
 
 
 def test_requests_at_once_load_once(play: Play) -> None:

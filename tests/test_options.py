@@ -25,7 +25,7 @@ def test_request_wins_over_model_and_a_list_replaces_a_list() -> None:
 
 
 def test_unknown_and_null_options_are_skipped() -> None:
-    assert merged({"mirostat": 2, "no_such": "x", "temperature": None}) == merged({})
+    assert merged({"mirostat": 2, "no_such": "x", "temperature": None, "recipe": "q4"}) == merged({})
 
 
 @pytest.mark.parametrize(
