@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -85,6 +86,7 @@ class Engine:
         self._prefixes = PrefixCache(backend, self._slots, prefix_cache_bytes, snapshots)
         self._scheduler = Scheduler(chunk_tokens, step_s)
         self._totals = Totals()
+        self._masks = ThreadPoolExecutor(1, thread_name_prefix=f"{name} masks")  # starts a thread at first use
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._stopped: EngineStopped | None = None
         self._lock = threading.Lock()  # orders submissions against the end of the thread
@@ -165,6 +167,9 @@ class Engine:
                 self._run_rows(pairs)
 
     def _run_rows(self, pairs: list[tuple[Sequence, Row]]) -> None:
+        for sequence, row in pairs:
+            if row.logits:
+                sequence.prepare(self._masks)
         started = time.monotonic()
         logits = self.backend.run([row for _, row in pairs])
         self._totals.evaluated += sum(len(row.tokens) for _, row in pairs)
@@ -229,6 +234,7 @@ class Engine:
         self._scheduler.running.clear()
         self._scheduler.waiting.clear()
         self._prefixes.close()
+        self._masks.shutdown()
         self.backend.close()
 
     def _receive(self) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
 from appliance.engine.backend import Logits, Row
@@ -78,6 +82,7 @@ class Sequence:
         self._generated = 0
         self._cached = 0
         self._constraint: Constraint | None = request.constraint
+        self._mask: Future[npt.NDArray[np.bool_]] | None = None
         self._fast_forward = not request.sampling.logprobs  # a forced token has no logits of its own
         self._drafter = Drafter(request.tokens) if speculate else None
         self._ahead: deque[int] = deque()  # drafted tokens that are in the cache behind those that the slot names
@@ -143,6 +148,11 @@ class Sequence:
         draft = tuple(takewhile(lambda token: token not in self._eos, guess.tokens[:count]))
         return draft[: self._constraint.reach(draft)] if self._constraint and draft else draft
 
+    def prepare(self, executor: Executor) -> None:
+        """Begin with the mask of the next position, beside the run whose logits it is for."""
+        if self._constraint:
+            self._mask = executor.submit(self._constraint.mask)
+
     def accept(self, row: Row, logits: Logits) -> bool:
         """Take note of a finished row and its logits [row.logits, V]; sample where the newest token has some.
 
@@ -166,7 +176,7 @@ class Sequence:
 
     def _advance(self, logits: Logits) -> bool:
         """Sample the next token from its logits [V]. True when the request is done."""
-        allowed = self._constraint.mask() if self._constraint else None
+        allowed = self._allowed()
         token = self._sampler.sample(logits, self.tokens, allowed)
         if token in self._eos:
             self._count()
@@ -174,6 +184,13 @@ class Sequence:
             return True
         self._append(token)
         return self._say(token, self._logprobs(token, logits)) or self._follow(token)
+
+    def _allowed(self) -> npt.NDArray[np.bool_] | None:
+        """The mask [V] of what the grammar lets through. Raises InvalidRequest when it outgrows its limits."""
+        prepared, self._mask = self._mask, None
+        if prepared:
+            return prepared.result()
+        return self._constraint.mask() if self._constraint else None
 
     def _append(self, token: int) -> None:
         """Go on with a token, which is in the cache already if it was drafted."""

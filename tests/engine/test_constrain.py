@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
@@ -166,6 +167,32 @@ def test_a_compiled_schema_is_used_again(model: Model) -> None:
     first.accept(first.forced()[0])
     assert second.forced(), "copies do not share their state"
     assert model.grammars._compiled[json.dumps(closed(PERSON))] is matcher
+
+
+def test_a_grammar_that_fails_ends_its_own_request_only(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = model.grammars.constraint(PERSON)
+
+    def fail() -> None:
+        raise InvalidRequest("the format cannot be followed: too large")
+
+    monkeypatch.setattr(broken, "mask", fail)
+    inbox: SimpleQueue[Chunk | Exception] = SimpleQueue()
+    prompt = tuple(model.tokenizer.encode("hello", add_bos=True))
+    model.engine.submit(Request(prompt, SamplingParams(), 512, constraint=broken), inbox.put)
+    jsonschema.validate(json.loads(model.text(PERSON)), PERSON)
+    events = [inbox.get(timeout=60)]
+    while not isinstance(events[-1], Exception):
+        events.append(inbox.get(timeout=60))
+    assert isinstance(events[-1], InvalidRequest)
+    assert model.engine.free_slots == 2
+
+
+def test_the_thread_of_masks_ends_with_the_engine(tmp_path: Path) -> None:
+    model = Model(tmp_path / "tiny")
+    model.text(PERSON)
+    masks = [thread for thread in threading.enumerate() if "masks" in thread.name]
+    model.engine.close()
+    assert any(not thread.is_alive() for thread in masks)
 
 
 @pytest.mark.slow
