@@ -87,7 +87,7 @@ def test_drafts_run_only_where_they_promise_more_tokens_a_second() -> None:
     assert worthwhile([1.0] * 8, usual) == 8
     assert worthwhile([0.02] * 8, flat) == 0, "too little to gain"
     assert worthwhile([0.9] * 8, flat) == 8
-    assert worthwhile([0.8, 0.5, 0.1, 0.9], usual) == 1
+    assert worthwhile([0.8, 0.5, 0.1, 0.9], usual) == 2
     assert worthwhile([0.3] * 8, usual) == 0
 
 
