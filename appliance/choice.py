@@ -76,7 +76,7 @@ def bundle_facts(choice: Choice) -> BundleFacts | None:
         return None
     try:
         found = report["fidelity"]
-        fidelity = Fidelity(*(found[name] for name in ("tokens", "nll", "source_nll", "top1")))
+        fidelity = Fidelity(found["tokens"], found["nll"], found.get("source_nll"), found.get("top1"))
     except (KeyError, TypeError):
         fidelity = None
     return BundleFacts(choice.recipe, choice.kv, size, fidelity)

@@ -266,13 +266,13 @@ class ModelSummary:
 class Fidelity:
     """How close a bundle comes to its source on `tokens` tokens: their negative log-likelihood in nats a token.
 
-    `top1` is the share of tokens at which both like the same next token best.
+    `top1` is the share of tokens at which both like the same next token best. None: the source did not fit in memory.
     """
 
     tokens: int
     nll: float
-    source_nll: float
-    top1: float
+    source_nll: float | None = None
+    top1: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

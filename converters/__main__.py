@@ -63,8 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     reporter = Reporter(options.json)
     try:
-        cache = {} if options.kv == "f32" else {"kv": options.kv}
-        bundle = convert(options.source, options.out, options.recipe, reporter.progress, **cache)
+        bundle = convert(options.source, options.out, options.recipe, reporter.progress, options.kv)
     except ApplianceError as error:
         reporter.error(error)
         return 1

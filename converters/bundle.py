@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
 from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, UnsupportedModel
 from converters.architectures import llama
-from converters.fidelity import calibration_tokens
+from converters.fidelity import calibration_tokens, compared, importance, scores
 from converters.graph import Graph
 from converters.kv_cache import cache_in_int8, cache_scales
-from converters.recipes import RECIPES, Exact, Recipe
+from converters.recipes import RECIPES, Exact, FourBits, Recipe
 from converters.rotation import Rotated
 from converters.source import GGUFSource
 from converters.tokenizers import Vocabulary, read_vocabulary
@@ -35,10 +37,19 @@ ARCHITECTURES = {llama.NAME: llama}
 PRODUCER = "edge-appliance"
 ROTATED = "int8-rotated"
 ROTATED_DECODES_WITH = "exact"
+NOT_EXACT = ("compact", "q4")  # what they lose is measured against a bundle of the recipe exact
+SOURCE_FACTOR = 2.5  # the memory that measuring may take for each byte of the bundle: exact has up to twice as many
 DESCRIPTION_BYTES = 1 << 20  # more than bundle.json ever takes
 BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
 
 Progress = Callable[[int, int], None]  # completed and total bytes of the source
+
+
+class Choice(NamedTuple):
+    """What a conversion makes of a file."""
+
+    recipe: str
+    kv: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +105,7 @@ def convert(
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
         partial.mkdir()
         try:
-            bundle = _write(plan, gguf, recipe, partial, started)
-            if kv != "f32":
-                bundle = _cache_in_int8(plan, bundle, partial)
-            _sync_all(partial)
+            bundle = _write(plan, gguf, Choice(recipe, kv), partial, started)
             partial.rename(folder)
             _sync(folder.parent)
         except BaseException as error:
@@ -139,16 +147,50 @@ def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], 
     return Plan(name, config, vocabulary, chosen, graph, batch, weights, tokenizer)
 
 
-def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: float) -> Bundle:
-    """Write every file of the bundle into `folder`, and make all of it durable."""
+def _write(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path, started: float) -> Bundle:
+    """Write every file of the bundle into `folder`, and make all of it durable.
+
+    What loses something is measured: against the exact bundle of the same file, made for the purpose where the bundle
+    itself has no exact graph, and if memory allows.
+    """
+    source = None
+    if choice.recipe in NOT_EXACT and plan.weights.size * SOURCE_FACTOR < psutil.virtual_memory().available:
+        convert(gguf.path, folder / "source", "exact", lambda done, total: plan.recipe.progress(0))
+        source = scores(folder / "source" / MODEL)
+        if isinstance(plan.recipe, FourBits):
+            plan.recipe.importance = importance(folder / "source")
+        shutil.rmtree(folder / "source")
+    _write_files(plan, folder)
+    bundle = _description(plan, gguf, choice.recipe)
+    write_description(folder, bundle)
+    if choice.kv != "f32" or plan.batch:
+        source = source or scores(folder / MODEL)
+    if choice.kv != "f32":
+        bundle = replace(bundle, kv_dtype="int8")
+        _cache_in_int8(plan, bundle, folder)
+        write_description(folder, bundle)
+    lossy = choice.kv != "f32" or choice.recipe not in ("exact", "fp32")
+    own = scores(folder / (BATCH if plan.batch else MODEL)) if lossy else None
+    bundle = replace(bundle, report=_report(plan.recipe, compared(own, source), started))
+    write_description(folder, bundle)
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+    return bundle
+
+
+def _write_files(plan: Plan, folder: Path) -> None:
     plan.weights.write(folder)
     for file_name, graph in plan.graphs.items():
         (folder / file_name).write_bytes(graph.serialized(PRODUCER))
     (folder / TOKENIZER).write_bytes(plan.tokenizer)
     if plan.vocabulary.chat_template:
         (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")
+
+
+def _description(plan: Plan, gguf: GGUFSource, recipe: str) -> Bundle:
     config, vocabulary = plan.config, plan.vocabulary
-    bundle = Bundle(
+    return Bundle(
         architecture=plan.architecture,
         parameters=sum(_count(tensor.shape) for tensor in gguf.header.tensors),
         layers=config.layers,
@@ -162,28 +204,23 @@ def _write(plan: Plan, gguf: GGUFSource, recipe: str, folder: Path, started: flo
         add_bos=vocabulary.add_bos,
         recipe=recipe,
         source_digest=source_digest(gguf.path),
-        report=_report(plan.recipe, started),
     )
-    write_description(folder, bundle)
-    return bundle
 
 
-def _cache_in_int8(plan: Plan, bundle: Bundle, folder: Path) -> Bundle:
-    """Write the graphs again, for a KV cache in int8 that the ones in `folder` calibrate."""
+def _cache_in_int8(plan: Plan, bundle: Bundle, folder: Path) -> None:
+    """Write the graphs again, for a KV cache in int8 that the one in `folder` calibrates."""
     tokens = [token for token in calibration_tokens(folder) if token < bundle.vocab_size] or [0]
     scales = cache_scales(folder / MODEL, tokens[: bundle.context_length])
     for file_name, graph in plan.graphs.items():
         cache_in_int8(graph, scales)
         (folder / file_name).write_bytes(graph.serialized(PRODUCER))
-    bundle = replace(bundle, kv_dtype="int8")
-    write_description(folder, bundle)
-    return bundle
 
 
-def _report(recipe: Recipe, started: float) -> dict[str, Any]:
-    """How close the weights are to the source's, by the type they had, and what the conversion took."""
+def _report(recipe: Recipe, fidelity: dict[str, float], started: float) -> dict[str, Any]:
+    """How close the weights are to the source's, by the type they had, how well it predicts, what it took to make."""
     return {
         "weights": recipe.report(),
+        **({"fidelity": fidelity} if fidelity else {}),
         "seconds": round(time.monotonic() - started, 2),
         "peak_bytes": peak_bytes(),
     }
@@ -247,12 +284,6 @@ def _count(shape: tuple[int, ...]) -> int:
     for length in shape:
         count *= length
     return count
-
-
-def _sync_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
 
 
 def _sync(path: Path) -> None:

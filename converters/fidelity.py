@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir import serde
 from tokenizers import Tokenizer
 
-from appliance.bundle import BATCH, MODEL, TOKENIZER, read_description
+from appliance.bundle import MODEL, TOKENIZER, read_description
 
 TEXT = Path(__file__).with_name("calibration.txt")
 WINDOW_TOKENS = 256
@@ -28,28 +28,42 @@ CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tens
 Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-def measure(folder: Path, reference: Path | None) -> dict[str, float]:
-    """Run the bundle `folder`, and `reference` if given, on some thousand tokens of the text.
+def scores(graph: Path) -> Scores | None:
+    """NLL (nats) and first choice for each predicted token of the text, some thousand of them.
 
-    Returns `tokens` (predicted ones), `nll` (nats per token), and against the reference `source_nll` and `top1` (the
-    share of tokens where both have the same first choice). Both folders are whole bundles with one tokenizer. A
-    bundle that has a graph for prompts is measured as it runs: that graph reads the first half of each window, the
-    other one predicts the second half; its reference, unless given, is the other graph alone. {} if the tokenizer
-    makes less than two tokens of the text. The models are in memory one after the other.
+    `graph` lies in the folder of its bundle. None if the tokenizer makes less than two tokens of the text.
     """
-    windows = _windows(folder)
+    windows = _windows(graph.parent)
     if not windows:
+        return None
+    decoder = _Graph(graph, max(map(len, windows)))
+    losses, choices = [], []
+    for window in windows:
+        cache = decoder.empty_cache()
+        for at in range(0, len(window) - 1, STEP_TOKENS):
+            # The last token of the window has nothing to predict.
+            ids = window[at : min(at + STEP_TOKENS, len(window) - 1)]
+            logits = decoder.run(ids, at, cache).astype(np.float64)
+            logits -= logits.max(axis=-1, keepdims=True)
+            following = np.array(window[at + 1 : at + 1 + len(ids)])
+            losses.append(np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids)), following])
+            choices.append(logits.argmax(axis=-1))
+    return np.concatenate(losses), np.concatenate(choices)
+
+
+def compared(own: Scores | None, source: Scores | None) -> dict[str, float]:
+    """A bundle's scores for its description: `tokens` (predicted ones), `nll` (nats a token).
+
+    Beside those of its source also `source_nll`, and `top1`, the share of tokens where both have the same first
+    choice. {} without scores.
+    """
+    if own is None:
         return {}
-    split = (folder / BATCH).exists()
-    # What is compared starts where the second graph takes over.
-    starts = [len(window) // 2 if split else 0 for window in windows]
-    nll, choices = _scores(folder, windows, starts, BATCH if split else MODEL)
+    nll, choices = own
     result = {"tokens": len(nll), "nll": round(float(nll.mean()), 4)}
-    if reference is None and not split:
-        return result
-    source_nll, source_choices = _scores(reference or folder, windows, starts, MODEL)
-    result["source_nll"] = round(float(source_nll.mean()), 4)
-    result["top1"] = round(float((choices == source_choices).mean()), 4)
+    if source is not None:
+        result["source_nll"] = round(float(source[0].mean()), 4)
+        result["top1"] = round(float((choices == source[1]).mean()), 4)
     return result
 
 
@@ -112,27 +126,6 @@ def _windows(folder: Path, most: int | None = MOST_WINDOWS) -> list[list[int]]:
     places = np.linspace(0, max(len(text) - own, 0), count).astype(int)
     windows = [[*start, *text[place : place + own]] for place in places]
     return [window for window in windows if len(window) > 1]
-
-
-def _scores(folder: Path, windows: list[list[int]], starts: list[int], before: str) -> Scores:
-    """NLL and first choice for every token of the windows after `starts`, up to which the graph `before` runs."""
-    capacity = max(map(len, windows))
-    decoder = _Graph(folder / MODEL, capacity)
-    reader = decoder if before == MODEL else _Graph(folder / before, capacity)
-    losses, choices = [], []
-    for window, start in zip(windows, starts, strict=True):
-        cache = decoder.empty_cache()
-        for at in range(0, start, STEP_TOKENS):
-            reader.run(window[at : min(at + STEP_TOKENS, start)], at, cache)
-        for at in range(start, len(window) - 1, STEP_TOKENS):
-            # The last token of the window has nothing to predict.
-            ids = window[at : min(at + STEP_TOKENS, len(window) - 1)]
-            logits = decoder.run(ids, at, cache).astype(np.float64)
-            logits -= logits.max(axis=-1, keepdims=True)
-            following = np.array(window[at + 1 : at + 1 + len(ids)])
-            losses.append(np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids)), following])
-            choices.append(logits.argmax(axis=-1))
-    return np.concatenate(losses), np.concatenate(choices)
 
 
 class _Graph:

@@ -92,7 +92,8 @@ class Graph:
                 name="decoder",
             )
         model = ir.Model(self._graph, ir_version=IR_VERSION, producer_name=producer)
-        return serde.serialize_model(model).SerializeToString()
+        data: bytes = serde.serialize_model(model).SerializeToString()
+        return data
 
 
 def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:

@@ -23,7 +23,11 @@ Floats = NDArray[np.float32]
 CALIBRATION_TOKENS = 512
 HEADROOM = 1.1  # tokens that the text does not have
 KEY_SCALE_INPUT = 12  # GroupQueryAttention's; the values' follows
-ATTRIBUTES = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
+ATTRIBUTES = (
+    ir.AttrInt64("kv_cache_bit_width", 8),
+    ir.AttrString("k_quant_type", "PER_CHANNEL"),
+    ir.AttrString("v_quant_type", "PER_CHANNEL"),
+)
 
 
 def cache_scales(path: Path, tokens: Sequence[int]) -> dict[str, Floats]:
@@ -51,7 +55,8 @@ def cache_scales(path: Path, tokens: Sequence[int]) -> dict[str, Floats]:
 def _scales(cached: Floats) -> Floats:
     """Of a cache [kv_heads, tokens, head_dim]."""
     largest = np.abs(cached).max(axis=1, keepdims=True) * np.float32(HEADROOM / 127)
-    return np.maximum(largest, np.finfo(np.float32).tiny)
+    scales: Floats = np.maximum(largest, np.finfo(np.float32).tiny)
+    return scales
 
 
 def cache_in_int8(graph: Graph, scales: dict[str, Floats]) -> None:
@@ -66,6 +71,5 @@ def cache_in_int8(graph: Graph, scales: dict[str, Floats]) -> None:
                 node.replace_input_with(KEY_SCALE_INPUT + place, scale)
                 value.type = ir.TensorType(ir.DataType.INT8)
                 node.outputs[1 + place].type = ir.TensorType(ir.DataType.INT8)
-            for name, setting in ATTRIBUTES.items():
-                attribute = ir.AttrInt64(name, setting) if isinstance(setting, int) else ir.AttrString(name, setting)
-                node.attributes[name] = attribute
+            for attribute in ATTRIBUTES:
+                node.attributes[attribute.name] = attribute

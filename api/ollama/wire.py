@@ -269,8 +269,8 @@ class Fidelity(Wire):
 
     tokens: int
     nll: float
-    source_nll: float
-    top1: float
+    source_nll: float | None = None
+    top1: float | None = None
 
 
 class BundleFacts(Wire):

@@ -96,8 +96,10 @@ def _bundle(bundle: Mapping[str, Any]) -> _Rows:
         (label, bundle[key]) for label, key in (("recipe", "recipe"), ("kv cache", "kv_cache_type")) if key in bundle
     ]
     if found := bundle.get("fidelity"):
-        nll, source = found["nll"], found["source_nll"]
-        text = f"NLL {nll:.4f} (source {source:.4f}, {nll - source:+.4f}), top-1 {100 * found['top1']:.1f} %"
+        nll, source = found["nll"], found.get("source_nll")
+        text = f"NLL {nll:.4f}"
+        if source is not None:
+            text += f" (source {source:.4f}, {nll - source:+.4f}), top-1 {100 * found['top1']:.1f} %"
         rows.append(("fidelity", text))
     return rows
 

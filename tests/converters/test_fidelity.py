@@ -12,7 +12,7 @@ import pytest
 from appliance.bundle import MODEL, BATCH, read_description
 from converters import fidelity
 from converters.bundle import convert
-from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, measure
+from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, compared, scores
 from tests.converters.running import Decoder
 from tests.tiny_model import write_tiny_gguf
 
@@ -38,38 +38,20 @@ def test_nll_is_that_of_whole_windows(folder: Path) -> None:
     ids = calibration_tokens(folder)
     places = np.linspace(0, len(ids) - WINDOW_TOKENS, MOST_WINDOWS).astype(int)
     expected = plain_nll(folder, [ids[place : place + WINDOW_TOKENS] for place in places])
-    result = measure(folder, None)
+    result = compared(scores(folder / MODEL), None)
     assert result == {"tokens": MOST_WINDOWS * (WINDOW_TOKENS - 1), "nll": pytest.approx(expected, abs=1e-3)}
 
 
 def test_against_itself_and_another(folder: Path, tmp_path: Path) -> None:
-    same = measure(folder, folder)
+    own = scores(folder / MODEL)
+    same = compared(own, own)
     assert same["nll"] == same["source_nll"]
     assert same["top1"] == 1
     convert(write_tiny_gguf(tmp_path / "m.gguf", seed=1), tmp_path / "other", "fp32")
-    other = measure(tmp_path / "other", folder)
+    other = compared(scores(tmp_path / "other" / MODEL), own)
     assert other["source_nll"] == same["nll"]
     assert other["nll"] != same["nll"]
     assert other["top1"] < 0.5
-
-
-def test_a_graph_for_prompts_reads_the_first_halves(folder: Path, tmp_path: Path) -> None:
-    split = shutil.copytree(folder, tmp_path / "split")
-    shutil.copy(split / MODEL, split / BATCH)
-    same = measure(split, None)
-    assert same["tokens"] == MOST_WINDOWS * (WINDOW_TOKENS // 2 - 1)
-    assert same["nll"] == same["source_nll"]
-    assert same["top1"] == 1
-
-    model = onnx.load(split / MODEL, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "epsilon":
-                attribute.f = 10
-    (split / BATCH).write_bytes(model.SerializeToString())
-    worse = measure(split, None)
-    assert worse["source_nll"] == same["source_nll"]
-    assert worse["nll"] != same["nll"]
 
 
 def test_a_window_begins_as_prompts_do(tmp_path: Path) -> None:
@@ -85,14 +67,14 @@ def test_a_window_begins_as_prompts_do(tmp_path: Path) -> None:
 def test_nothing_to_measure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / "t.txt").write_text(text)
     monkeypatch.setattr(fidelity, "TEXT", tmp_path / "t.txt")
-    assert measure(folder, folder) == {}
+    assert compared(scores(folder / MODEL), None) == {}
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("ab", 1), ("xyz" * 20, 59)])
 def test_a_short_text(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, tokens: int) -> None:
     (tmp_path / "t.txt").write_text(text)
     monkeypatch.setattr(fidelity, "TEXT", tmp_path / "t.txt")
-    assert measure(folder, folder)["tokens"] == tokens
+    assert compared(scores(folder / MODEL), None)["tokens"] == tokens
 
 
 def test_the_text_is_not_one_that_tests_measure_on() -> None:
