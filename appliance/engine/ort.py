@@ -54,21 +54,15 @@ class OrtBackend:
         except OSError as error:
             raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
         self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
-        self._arena = Arena(bundle, slots, self.capacity, provider.device)
         self.kv_bytes_per_token = bundle.kv_bytes_per_token
-        self.can_copy = self._arena.in_host_memory
 
         options = session_options(provider, threads, spin)
-        batch = folder / files.BATCH
-        self._batch = self._bindings(batch, provider, options) if batch.exists() else None
-        self._graph = self._bindings(folder / files.MODEL, provider, options)
-
-    def _bindings(self, path: Path, provider: Provider, options: Any) -> Bindings:
-        try:
-            session = ort.InferenceSession(str(path), options, providers=[provider.name])
-        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-            raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
-        return Bindings(session, self._arena, self.vocab_size)
+        graph = _session(folder / files.MODEL, provider, options)
+        batch = _session(folder / files.BATCH, provider, options) if (folder / files.BATCH).exists() else None
+        self._arena = Arena(bundle, slots, self.capacity, provider.device)
+        self.can_copy = self._arena.in_host_memory
+        self._graph = Bindings(graph, self._arena, self.vocab_size)
+        self._batch = Bindings(batch, self._arena, self.vocab_size) if batch else None
 
     def run(self, rows: list[Row]) -> list[Logits]:
         """See Backend.run. Many rows, or many tokens of one, go to the batch graph, if there is one."""
@@ -92,6 +86,13 @@ class OrtBackend:
         """See Backend.close."""
         del self._graph, self._batch
         self._arena.close()
+
+
+def _session(path: Path, provider: Provider, options: Any) -> Any:
+    try:
+        return ort.InferenceSession(str(path), options, providers=[provider.name])
+    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+        raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
 
 
 def _first_line(error: Exception, folder: Path) -> str:
