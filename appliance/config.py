@@ -28,6 +28,7 @@ DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
 AUTO = "auto"
 SPINNING = (AUTO, "on", "off")
+SPECULATING = (AUTO, "on", "off")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _DURATION_UNITS_S = {
@@ -257,11 +258,12 @@ class Settings:
         _kv_cache_type,
         f"How keys and values are cached: {', '.join(KV_TYPES)}; f16 is taken as f32",
     )
-    speculate: bool = _setting(
-        True,
+    speculate: str = _setting(
+        AUTO,
         "APPLIANCE_SPECULATE",
-        parse_bool,
-        "Guess tokens ahead and keep those that the model confirms",
+        _one_of(SPECULATING),
+        f"Guess tokens ahead and keep those that the model confirms: {', '.join(SPECULATING)}; auto does where that "
+        "cannot change a text that would always be the same: not at temperature 0 with quantised weights",
     )
     memory_budget_bytes: int = _setting(
         0,

@@ -43,6 +43,8 @@ class Backend(Protocol):
 
     kv_bytes_per_token: int
     """Bytes of one token in the KV cache, and in what `save` returns."""
+    same_in_any_width: bool
+    """Whether a run of several tokens gives the logits of runs one by one, but for the last bits of a float32."""
     can_copy: bool
     """Whether `copy`, `save` and `restore` may be called: the KV cache lies in host memory."""
 

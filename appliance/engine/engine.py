@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from appliance.config import DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_STEP_MS
-from appliance.core import DoneReason, EngineStats, Request
+from appliance.config import AUTO, DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_STEP_MS
+from appliance.core import DoneReason, EngineStats, Request, SamplingParams
 from appliance.engine.backend import Backend, Row
 from appliance.engine.prefix import Eviction, PrefixCache
 from appliance.engine.scheduler import Scheduler
@@ -74,7 +74,7 @@ class Engine:
         max_waiting: int,
         prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES,
         snapshots: SnapshotFolder | None = None,
-        speculate: bool = True,
+        speculate: str = AUTO,
         name: str = "engine",
     ) -> None:
         self.backend = backend
@@ -131,8 +131,7 @@ class Engine:
         limit = min(request.num_ctx, self.backend.capacity)
         if not 0 < len(request.tokens) <= limit:
             raise PromptTooLong(len(request.tokens), limit)
-        # Kernels round a row of several tokens otherwise than one token; a request that names a seed is to repeat.
-        speculate = self._speculate and request.sampling.seed < 0
+        speculate = self._may_speculate(request.sampling)
         sequence = Sequence(request, emit, self._vocabulary, self._eos, self._totals, speculate=speculate)
         with self._lock:
             if self._stopped:
@@ -152,6 +151,16 @@ class Engine:
             return ServerBusy(self._max_waiting)
         turns_s = self._request_s * self._waiting / self.backend.slots
         return ServerBusy(self._max_waiting, min(max(math.ceil(turns_s), 1), MOST_RETRY_AFTER_S))
+
+    def _may_speculate(self, sampling: SamplingParams) -> bool:
+        """Whether drafts may be run: not if that could change a text that is the same every time without them.
+
+        Quantised kernels round several tokens in a row otherwise than one at a time, and what is drafted depends on
+        how fast runs were.
+        """
+        if self._speculate == AUTO and not self.backend.same_in_any_width:
+            return sampling.seed < 0 and sampling.temperature > 0
+        return self._speculate != "off" and (sampling.seed < 0 or self.backend.same_in_any_width)
 
     def close(self) -> None:
         """End all requests, release the backend, and wait for the thread."""

@@ -49,6 +49,7 @@ class OrtBackend:
         self.capacity = bundle.context_length
         self.vocab_size = bundle.vocab_size
         self.provider = provider.label
+        self.same_in_any_width = bundle.recipe == "fp32" and bundle.kv_dtype == "float32"
         try:
             self.memory_bytes = (folder / files.WEIGHTS).stat().st_size
         except OSError as error:

@@ -90,6 +90,11 @@ class Sequence:
         self._started_ns = self._first_ns = 0
 
     @property
+    def drafting(self) -> bool:
+        """Whether tokens may be guessed."""
+        return self._drafter is not None
+
+    @property
     def prefilling(self) -> bool:
         """Whether more than the newest token still has to enter the cache."""
         return self.slot is not None and len(self.tokens) - len(self.slot.tokens) > 1

@@ -101,7 +101,7 @@ class Bench:
             "APPLIANCE_RECIPE": self.recipe,
             "OLLAMA_KV_CACHE_TYPE": self.kv,
             "APPLIANCE_THREADS": str(self.threads),
-            "APPLIANCE_SPECULATE": str(int(self.speculate)),
+            "APPLIANCE_SPECULATE": "on" if self.speculate else "off",
         }
 
 

@@ -41,7 +41,7 @@ def main() -> None:
         eos=(),
         chunk_tokens=CHUNK_TOKENS,
         max_waiting=1,
-        speculate=args.speculate,
+        speculate="on" if args.speculate else "off",
     )
     try:
         timed(engine, bundle, 1, 1)

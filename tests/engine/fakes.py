@@ -29,6 +29,7 @@ class ScriptedBackend:
     memory_bytes = 0
     vram_bytes = 0
     kv_bytes_per_token = 4
+    same_in_any_width = True
 
     def __init__(
         self,

@@ -191,16 +191,37 @@ def test_nothing_is_drafted_while_others_wait_for_their_next_token(start: Start)
 
 def test_a_switch_turns_drafts_off(start: Start) -> None:
     backend = ScriptedBackend(alphabet_song, capacity=200)
-    engine = start(backend, chunk_tokens=64, speculate=False)
+    engine = start(backend, chunk_tokens=64, speculate="off")
     Client(engine, "abcdefgh" * 3, num_predict=40, num_ctx=200).chunks()
     assert engine.stats().drafted_tokens == 0
     assert all(len(row.tokens) == 1 for run in backend.runs[1:] for row in run)
 
 
-def test_a_request_that_names_a_seed_is_not_drafted(start: Start) -> None:
-    engine = start(ScriptedBackend(alphabet_song, capacity=200), chunk_tokens=64)
-    Client(engine, "abcdefgh" * 3, num_predict=40, num_ctx=200, seed=0).chunks()
-    assert engine.stats().drafted_tokens == 0
+@pytest.mark.parametrize(
+    ("setting", "temperature", "seed", "same", "drafted"),
+    [
+        ("auto", 0.0, -1, True, True),
+        ("auto", 0.0, 0, True, True),
+        ("auto", 0.8, 0, True, True),
+        ("auto", 0.0, -1, False, False),  # quantised: the same text every time
+        ("auto", 0.8, 0, False, False),
+        ("auto", 0.8, -1, False, True),
+        ("on", 0.0, -1, False, True),
+        ("on", 0.0, 0, False, False),
+        ("off", 0.8, -1, True, False),
+    ],
+)
+def test_a_text_that_is_always_the_same_is_not_drafted_where_that_could_change_it(
+    start: Start, setting: str, temperature: float, seed: int, same: bool, drafted: bool
+) -> None:
+    backend = ScriptedBackend(alphabet_song, capacity=2000)
+    backend.same_in_any_width = same
+    engine = start(backend, chunk_tokens=64, speculate=setting)
+    options = {"temperature": temperature, "seed": seed}
+    ticket = engine.submit(
+        Request(letters("abcdefgh" * 3), SamplingParams(num_predict=40, **options), num_ctx=200), lambda chunk: None
+    )
+    assert ticket.sequence.drafting is drafted
 
 
 def test_cancelled_while_drafting_leaves_the_slot_right(start: Start) -> None:
