@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return metadata, tensors
 
 
-def logits(path: Path, ids: list[int]) -> Array:
-    """Logits [len(ids), vocabulary] of the model in the GGUF file."""
+def logits(path: Path, ids: list[int], cached: Callable[[str, Array], Array] = lambda name, values: values) -> Array:
+    """Logits [len(ids), vocabulary] of the model in the GGUF file.
+
+    `cached` says what the KV cache makes of the values [kv_heads, tokens, head_dim] of "key.0", "value.0", "key.1" ….
+    """
     keys, weights = load(path)
     heads, kv_heads = keys["attention.head_count"], keys["attention.head_count_kv"]
     head_dim = keys.get("attention.key_length", keys["embedding_length"] // heads)
@@ -47,6 +51,7 @@ def logits(path: Path, ids: list[int]) -> Array:
         q = rotate(split(linear(normed, f"{layer}.attn_q"), heads), turn)
         k = rotate(split(linear(normed, f"{layer}.attn_k"), kv_heads), turn)
         v = split(linear(normed, f"{layer}.attn_v"), kv_heads)
+        k, v = cached(f"key.{index}", k), cached(f"value.{index}", v)
         k, v = (np.repeat(array, heads // kv_heads, axis=0) for array in (k, v))
         scores = np.exp(q @ k.swapaxes(1, 2) * scale + future)
         mixed = (scores / scores.sum(-1, keepdims=True)) @ v

@@ -12,18 +12,18 @@ from appliance.bundle import MODEL, read_description
 
 
 class Decoder:
-    """A graph and an arena of `rows` × `capacity` tokens, all zeros."""
+    """A graph of a bundle and an arena of `rows` × `capacity` tokens, all zeros."""
 
-    def __init__(self, folder: Path, rows: int = 1, capacity: int = 64, threads: int = 1) -> None:
+    def __init__(self, folder: Path, rows: int = 1, capacity: int = 64, threads: int = 1, graph: str = MODEL) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
         bundle = read_description(folder)
         self.rows, self.capacity = rows, capacity
         shape = (rows, bundle.kv_heads, capacity, bundle.head_dim)
         self.cache = {
-            f"{kind}.{layer}": ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            f"{kind}.{layer}": ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, bundle.kv_dtype))
             for layer in range(bundle.layers)
             for kind in ("key", "value")
         }
