@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", type=existing, metavar="GGUF", help="the model (default: the default model)")
     result.add_argument("--recipe", choices=RECIPES, default="exact", help="how it is converted (default: exact)")
     result.add_argument("--kv", choices=KV_TYPES, default="f32", help="our KV cache (default: f32)")
+    result.add_argument("--case", metavar="NAME", help="of depth or clients only this, such as '8 clients'")
     result.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds (default: 5)")
     result.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), metavar="N")
     result.add_argument("--temperature", type=float, default=0.0, help="of what clients ask (default: 0)")
@@ -102,6 +103,7 @@ def main() -> None:
             sizes=TRIAL if args.trial else Sizes(),
             temperature=args.temperature,
             speculate=args.speculate,
+            case=args.case,
         )
         (bench.work / "models").mkdir()
         try:

@@ -41,6 +41,8 @@ class Bench:
     temperature: float = 0.0
     speculate: bool = False
     """Whether our engine may guess tokens ahead. llama.cpp does not unless told to."""
+    case: str | None = None
+    """The only case to run of scenarios that have several."""
     prompts: Prompts = field(default_factory=Prompts)
     _bundle: Path | None = None
 

@@ -50,7 +50,10 @@ SCENARIOS = {
 
 def rounds(name: str, bench: Bench, count: int) -> Iterator[Round]:
     """Run a scenario `count` times. Who goes first changes from round to round."""
-    cases = SCENARIOS[name].cases(bench)
+    cases = [case for case in SCENARIOS[name].cases(bench) if not case.name or case.name in (bench.case or case.name,)]
+    if not cases:
+        named = ", ".join(case.name for case in SCENARIOS[name].cases(bench))
+        raise RuntimeError(f"{name} has no case {bench.case!r}; there are {named}")
     for number in range(count):
         result: Round = {}
         for case in cases:
