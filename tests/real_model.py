@@ -29,24 +29,24 @@ def model_path() -> Path:
         return fetch(cache)
 
 
-def bundle_folder(recipe: str) -> Path:
-    """The real model's bundle of a recipe, from the cache if these very converters made it."""
+def bundle_folder(recipe: str, kv: str = "f32") -> Path:
+    """The real model's bundle of a recipe and a type of KV cache, from the cache if these very converters made it."""
     source = model_path()
     state = converter_state()
-    folder = cache_folder() / "bundles" / f"{MODEL_SHA256[:12]}-{state}" / recipe
+    folder = cache_folder() / "bundles" / f"{MODEL_SHA256[:12]}-{state}" / f"{recipe}-{kv}"
     with (cache_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for old in (cache_folder() / "bundles").glob("*"):
             if old != folder.parent:
                 shutil.rmtree(old)
         if not folder.exists():
-            convert(source, folder, recipe)
+            convert(source, folder, recipe, kv=kv)
     return folder
 
 
 def converter_state() -> str:
     """A digest of everything that decides what a bundle looks like."""
     digest = hashlib.sha256()
-    for path in sorted([*CODE.rglob("*.py"), CODE.parent / "appliance" / "bundle.py"]):
+    for path in sorted([*CODE.rglob("*.py"), *CODE.rglob("*.txt"), CODE.parent / "appliance" / "bundle.py"]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

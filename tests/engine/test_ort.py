@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from appliance.bundle import MODEL, WEIGHTS, read_description
+from appliance.bundle import BATCH, MODEL, WEIGHTS, read_description
 from appliance.engine import providers
-from appliance.engine.backend import Row
+from appliance.engine.backend import Logits, Row
+from appliance.engine.binding import Bindings
 from appliance.engine.ort import OrtBackend, open_backend
 from appliance.errors import ApplianceError, ModelFileError
-from tests.tiny_model import write_tiny_bundle
+from converters.bundle import convert
+from tests.tiny_model import write_tiny_bundle, write_tiny_gguf
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(2).integers(0, 256, 40))
 CLOSE = 2e-5
@@ -107,6 +111,121 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(ModelFileError, match="missing"):
         OrtBackend(folder, bundle, slots=1, provider=providers.CPU, threads=1)
+
+
+@pytest.fixture(scope="module")
+def rotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with two graphs."""
+    folder = tmp_path_factory.mktemp("rotated") / "tiny"
+    write_tiny_bundle(folder, "int8-rotated")
+    return folder
+
+
+def opened(folder: Path, slots: int = 8) -> OrtBackend:
+    return OrtBackend(folder, read_description(folder), slots=slots, provider=providers.CPU, threads=1)
+
+
+class Spy:
+    """Which graph ran, in the order of the runs."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.files: list[str] = []
+        run = Bindings.run
+
+        def watched(bindings: Bindings, rows: list[Row]) -> list[Logits]:
+            self.files.append(Path(bindings._session._model_path).name)
+            return run(bindings, rows)
+
+        patch.setattr(Bindings, "run", watched)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "graph"),
+    [
+        ([1], MODEL),
+        ([31], MODEL),
+        ([32], BATCH),
+        ([33], BATCH),
+        ([1, 1, 1], MODEL),
+        ([5, 1, 9], MODEL),
+        ([1] * 4, BATCH),
+        ([1, 6, 1, 2, 1], BATCH),
+        ([1] * 8, BATCH),
+    ],
+    ids=str,
+)
+def test_many_rows_or_tokens_run_in_the_batch_graph(
+    rotated: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, lengths: list[int], graph: str
+) -> None:
+    spy = Spy(monkeypatch)
+    rows = [Row(slot, 0, TOKENS[:length]) for slot, length in enumerate(lengths)]
+    for folder, expected in ((rotated, graph), (bundle, MODEL)):
+        spy.files.clear()
+        backend = opened(folder)
+        backend.run(rows)
+        backend.close()
+        assert spy.files == [expected]
+
+
+def test_both_graphs_give_every_row_the_logits_it_wants_from_one_cache(rotated: Path) -> None:
+    backend = opened(rotated)
+    whole = backend.run([Row(7, 0, TOKENS, logits=40)])[0].copy()  # by the batch graph
+    wanted = {0: 1, 1: 0, 2: 4, 4: 2, 5: 1}
+    for slot in wanted:
+        backend.run([Row(slot, 0, TOKENS[:20], logits=0)])  # by the other graph
+    many = backend.run([Row(slot, 20, TOKENS[20:25], logits=count) for slot, count in wanted.items()])
+    many = [logits.copy() for logits in many]
+    few = backend.run([Row(slot, 20, TOKENS[20:25], logits=count) for slot, count in [*wanted.items()][:3]])
+    for results, counts in ((many, [1, 0, 4, 2, 1]), (few, [1, 0, 4])):
+        assert [logits.shape for logits in results] == [(count, backend.vocab_size) for count in counts]
+        for logits, count in zip(results, counts, strict=True):
+            if count:
+                expected = whole[25 - count : 25]
+                assert np.sqrt(((logits - expected) ** 2).mean() / (expected**2).mean()) < 0.15
+    backend.close()
+
+
+def test_closing_lets_go_of_both_graphs(rotated: Path) -> None:
+    backend = opened(rotated)
+    backend.run([Row(0, 0, TOKENS[:3])])
+    backend.run([Row(0, 0, TOKENS)])
+    assert backend._batch is not None
+    sessions = [weakref.ref(bindings._session) for bindings in (backend._graph, backend._batch)]
+    backend.close()
+    gc.collect()
+    assert [session() for session in sessions] == [None, None]
+
+
+def test_a_damaged_batch_graph_is_an_error_without_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    write_tiny_bundle(folder, "int8-rotated")
+    (folder / BATCH).write_bytes(b"not a graph")
+    with pytest.raises(ModelFileError) as caught:
+        opened(folder)
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "exact", "int8-rotated"])
+def test_an_int8_cache_is_copied_saved_and_restored(tmp_path: Path, recipe: str) -> None:
+    source = write_tiny_gguf(tmp_path / "tiny.gguf")
+    full, small = (convert(source, tmp_path / kv, recipe, kv=kv) for kv in ("f32", "q8_0"))
+    backend = opened(tmp_path / "q8_0")
+    assert backend.can_copy
+    assert backend.kv_bytes_per_token == small.kv_bytes_per_token == full.kv_bytes_per_token // 4
+    backend.run([Row(0, 0, TOKENS[:30])])
+    saved = backend.save(0, 30)
+    assert (saved.dtype, saved.nbytes) == (np.int8, 30 * backend.kv_bytes_per_token)
+    assert saved.any()
+    expected = backend.run([Row(0, 30, TOKENS[30:])])[0].copy()
+    backend.copy(0, 5, 30)
+    backend.run([Row(0, 0, TOKENS[::-1])])  # what is saved does not change with the slot
+    backend.restore(2, saved, 30)
+    for slot in (2, 5):
+        np.testing.assert_array_equal(backend.run([Row(slot, 30, TOKENS[30:])])[0], expected)
+    backend.restore(3, saved, 10)
+    for mine, theirs in zip(backend.save(3, 10), saved, strict=True):
+        np.testing.assert_array_equal(mine, theirs[:, :10])
+    backend.close()
 
 
 @pytest.mark.parametrize(
