@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-from appliance.bundle import MODEL, BATCH, read_description
+from appliance.bundle import MODEL, read_description
 from converters import fidelity
 from converters.bundle import convert
 from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, compared, scores
