@@ -74,7 +74,7 @@ class Format:
         if not self.sums:
             return columns
         count = columns // SUM_BLOCK
-        return columns + padded(count, SUM_BLOCK) + count
+        return columns + (copies(count) + 1) * count
 
     def blocks(self, columns: int) -> int:
         """Blocks in a stored row."""
@@ -135,7 +135,7 @@ def unpack(packed: Packed, form: Format, columns: int) -> Floats:
     values = stored[:, :columns]
     if form.sums:
         count = columns // SUM_BLOCK
-        second = columns + padded(count, SUM_BLOCK)
+        second = columns + copies(count) * count
         rests = stored[:, columns : columns + count] + stored[:, second : second + count]
         values = values + np.repeat(rests / SUM_BLOCK, SUM_BLOCK, axis=1)
     return values
@@ -156,12 +156,13 @@ def pack_grid(levels: Floats, step: Floats, low: Floats) -> Packed:
     zeros = _round(-low[:, :, None], step, 0, 15)[:, :, 0]
     rest = (low + step * zeros) * SUM_BLOCK
     columns = [(levels, step, zeros)]
-    for _ in range(2):
-        grouped = _grouped(rest, SUM_BLOCK)
+    count = rest.shape[1]
+    for before in (0, copies(count) * count - padded(count, SUM_BLOCK)):
+        grouped = _grouped(np.pad(rest, ((0, 0), (before, 0))), SUM_BLOCK)
         scales = np.abs(grouped).max(axis=-1) / np.float32(7)
         rounded = _round(grouped, scales, -8, 7)
         columns.append((rounded + 8, scales, np.full_like(scales, 8)))
-        rest = rest - (rounded * scales[:, :, None]).reshape(len(rest), -1)[:, : rest.shape[1]]
+        rest = rest - (rounded * scales[:, :, None]).reshape(len(rest), -1)[:, before : before + count]
     data, scales, zeros = (np.concatenate(parts, axis=1) for parts in zip(*columns, strict=True))
     zeros = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
     return Packed(_bits(data, 4), scales, _bits(zeros, 4))
@@ -211,6 +212,14 @@ def _bits(levels: Floats, bits: int) -> Bytes:
 def _nibbles(data: Bytes) -> Bytes:
     halves: Bytes = np.stack((data & np.uint8(15), data >> np.uint8(4)), axis=-1)
     return halves.reshape(*data.shape[:-1], -1)
+
+
+def copies(sums: int) -> int:
+    """How often x's sums are appended before those that meet the second rounding, which must begin in another block.
+
+    Repeating them, against zeros, is a node less than filling up the block.
+    """
+    return -(-padded(sums, SUM_BLOCK) // sums)
 
 
 def padded(count: int, block: int) -> int:

@@ -107,12 +107,8 @@ def silu_gate(graph: Graph, gate: ir.Value, up: ir.Value) -> ir.Value:
     return graph.node("Mul", active, up)[0]
 
 
-def with_averages(graph: Graph, x: ir.Value, columns: int, block: int) -> ir.Value:
-    """x [B,S,K] followed by its averages over blocks of columns, filled up to whole blocks, then once more."""
-    (averages,) = graph.node("AveragePool", x, kernel_shape=[block], strides=[block])
-    missing = -(columns // block) % block
-    filled = averages
-    if missing:
-        pads = graph.constant(f"pads.{missing}", np.array([0, 0, 0, 0, 0, missing]))
-        (filled,) = graph.node("Pad", averages, pads)
-    return graph.node("Concat", x, filled, averages, axis=-1)[0]
+def with_averages(graph: Graph, x: ir.Value, block: int, times: int) -> ir.Value:
+    """x [B,S,K] followed by its averages over blocks of columns, so many times."""
+    (blocks,) = graph.node("Reshape", x, graph.constant(f"blocks.{block}", np.array([0, 0, -1, block])))
+    (averages,) = graph.node("ReduceMean", blocks, graph.constant("last_axis", np.array([-1])), keepdims=0)
+    return graph.node("Concat", x, *[averages] * times, axis=-1)[0]

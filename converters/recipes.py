@@ -21,7 +21,19 @@ from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters.formats import GRID_OF_16, SUM_BLOCK, Bytes, Floats, Format, Packed, format_for, pack, pack_grid, unpack
+from converters.formats import (
+    GRID_OF_16,
+    SUM_BLOCK,
+    Bytes,
+    Floats,
+    Format,
+    Packed,
+    copies,
+    format_for,
+    pack,
+    pack_grid,
+    unpack,
+)
 from converters.graph import MICROSOFT, Graph, with_averages
 from converters.rounding import grid
 from converters.source import GGUFSource
@@ -163,7 +175,7 @@ class Exact(Recipe):
             self.graph.stored(f"{name}.scales", stored.scales, FLOAT, (rows, blocks)),
         ]
         if form.sums:
-            x = with_averages(self.graph, x, stored.columns, SUM_BLOCK)
+            x = with_averages(self.graph, x, SUM_BLOCK, copies(stored.columns // SUM_BLOCK) + 1)
             inputs.append(self.graph.stored(f"{name}.zeros", stored.zeros, UINT8, (rows, (blocks + 1) // 2)))
         optional = [*inputs[2:], *[None] * (4 - len(inputs)), bias] if bias else inputs[2:]
         return self.graph.node(
