@@ -6,7 +6,7 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     4 bits, blocks of 32, with sums   (4 + 32/32 + 4/32) · 34/32 = 5.45
     8 bits, blocks of 32              8 + 32/32 = 9
     8 bits, blocks of 64              8 + 32/64 = 8.5
-    8 bits, rotated, a second copy    8, or 8.5 for what writes the residual stream
+    8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
 
 `compact` keeps a 4-bit matrix that embedding and head share twice, in the format of each.
 """
@@ -137,7 +137,7 @@ def _q4(matrix: _Matrix) -> float:
 
 
 def _int8_rotated(matrix: _Matrix) -> float:
-    return _exact(matrix) + (8.25 if matrix.layer else 0)
+    return _compact(matrix) + (8 if matrix.shared or not matrix.embedding else 0)
 
 
 _BITS: Mapping[str, Callable[[_Matrix], float]] = {

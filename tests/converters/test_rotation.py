@@ -221,11 +221,11 @@ class TestRowsAreIndependent:
             np.testing.assert_array_equal(decoder.cache[name].numpy()[-1], cache.numpy()[0])
 
 
-def test_the_other_graph_is_that_of_exact(tmp_path: Path) -> None:
+def test_the_other_graph_is_that_of_compact(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "tiny.gguf", tensor_type="Q4_1")
-    for recipe in ("exact", "int8-rotated"):
+    for recipe in ("compact", "int8-rotated"):
         convert(source, tmp_path / recipe, recipe)
-    assert (tmp_path / "exact" / MODEL).read_bytes() == (tmp_path / "int8-rotated" / MODEL).read_bytes()
+    assert (tmp_path / "compact" / MODEL).read_bytes() == (tmp_path / "int8-rotated" / MODEL).read_bytes()
     assert not (tmp_path / "exact" / BATCH).exists()
     own, other = (Decoder(tmp_path / recipe).all_logits(IDS) for recipe in ("exact", "int8-rotated"))
     np.testing.assert_array_equal(own, other)
