@@ -3,7 +3,7 @@
 After QuaRot (Ashkboos et al., 2024, arXiv:2404.00456), its rotation R1: the gain of each RMSNorm is folded into the
 matrices that follow, and the whole residual stream is multiplied by one orthogonal matrix, which is folded into every
 matrix that reads or writes it. The function stays the same, since RMSNorm without gain does not see a rotation; keys
-and values stay those of the exact graph, so both graphs share a KV cache.
+and values stay those of the other graph, so both graphs share a KV cache.
 
 A rotated, normalised row is nearly Gaussian with a mean square of 1, whatever the token. So one constant scale
 serves as the quantisation of every row, rows stay independent of each other, and chunks of any size give the same
@@ -84,11 +84,11 @@ def round_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 class Rotated(Exact):
-    """Rotated int8 matrices for a second graph over the weights file of `exact`, whose embedding it shares."""
+    """Rotated int8 matrices for a second graph over the weights file of `other`, whose embedding it shares."""
 
-    def __init__(self, graph: Graph, source: GGUFSource, exact: Exact) -> None:
+    def __init__(self, graph: Graph, source: GGUFSource, other: Exact) -> None:
         super().__init__(graph, source, lambda size: None)
-        self.share(exact)
+        self.share(other)
         self._rotations: dict[int, Rotation] = {}
         self._quantised: dict[ir.Value, ir.Value] = {}
 

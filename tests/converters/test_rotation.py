@@ -14,7 +14,7 @@ from appliance.bundle import BATCH, MODEL
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
 from converters import rotation
-from converters.bundle import convert
+from converters.bundle import ROTATED_DECODES_WITH, convert
 from converters.recipes import Exact, Recipe
 from converters.rotation import Rotated, Rotation, hadamard, orthogonal, round_rows
 from converters.source import GGUFSource
@@ -221,25 +221,26 @@ class TestRowsAreIndependent:
             np.testing.assert_array_equal(decoder.cache[name].numpy()[-1], cache.numpy()[0])
 
 
-def test_the_other_graph_is_that_of_compact(tmp_path: Path) -> None:
+def test_the_other_graph_is_that_of_a_recipe_without_rotation(tmp_path: Path) -> None:
     source = write_tiny_gguf(tmp_path / "tiny.gguf", tensor_type="Q4_1")
-    for recipe in ("compact", "int8-rotated"):
-        convert(source, tmp_path / recipe, recipe)
-    assert (tmp_path / "compact" / MODEL).read_bytes() == (tmp_path / "int8-rotated" / MODEL).read_bytes()
-    assert not (tmp_path / "exact" / BATCH).exists()
-    own, other = (Decoder(tmp_path / recipe).all_logits(IDS) for recipe in ("exact", "int8-rotated"))
+    rotated, plain = (tmp_path / recipe for recipe in ("int8-rotated", ROTATED_DECODES_WITH))
+    for folder in (rotated, plain):
+        convert(source, folder, folder.name)
+    assert (rotated / MODEL).read_bytes() == (plain / MODEL).read_bytes()
+    assert not (plain / BATCH).exists()
+    own, other = (Decoder(folder).all_logits(IDS) for folder in (rotated, plain))
     np.testing.assert_array_equal(own, other)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_all_matrices_are_int8_and_what_both_graphs_read_is_stored_once(tmp_path: Path, tied: bool) -> None:
     convert(write_tiny_gguf(tmp_path / "tiny.gguf", tied=tied), tmp_path / "bundle", "int8-rotated")
-    exact, batch = (ir.load(tmp_path / "bundle" / name).graph for name in (MODEL, BATCH))
+    plain, batch = (ir.load(tmp_path / "bundle" / name).graph for name in (MODEL, BATCH))
     kinds = [node.op_type for node in batch]
     assert kinds.count("MatMulIntegerToFloat") == 2 * 5 + 1
     assert "MatMulNBits" not in kinds
     for name in ("token_embd.table", "token_embd.table.scales", "cos", "sin"):
-        own, other = (graph.initializers[name].const_value for graph in (batch, exact))
+        own, other = (graph.initializers[name].const_value for graph in (batch, plain))
         assert isinstance(own, ir.ExternalTensor)
         assert isinstance(other, ir.ExternalTensor)
         assert (own.offset, own.length) == (other.offset, other.length)
