@@ -14,6 +14,7 @@ from api.app import create_app
 from appliance import __version__
 from appliance.config import Settings
 from appliance.errors import ApplianceError
+from appliance.memory import return_freed_memory
 from appliance.ops import systemd
 from appliance.ops.lock import sole_user
 from appliance.service import Service
@@ -28,6 +29,7 @@ KEEP_ALIVE_S = 75
 
 def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ApplianceError for an address or a models folder that cannot be used."""
+    return_freed_memory()
     with bind(settings.host, settings.port) as listener, open_store(settings) as store:
         service = Service(settings, store)
         config = uvicorn.Config(

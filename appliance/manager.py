@@ -27,7 +27,7 @@ from appliance.engine.ort import open_backend
 from appliance.engine.providers import thread_count
 from appliance.engine.snapshot import open_folder
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
-from appliance.memory import left_budget_bytes, total_budget_bytes, without_cache_bytes
+from appliance.memory import left_budget_bytes, total_budget_bytes, trim, without_cache_bytes
 from appliance.ops.load import Others, contended, load_average
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
 from appliance.prompt.tokenizer import Tokenizer
@@ -298,6 +298,7 @@ class Manager:
             snapshots=open_folder(folder, backend.provider, self._settings.prefix_snapshot_bytes),
             name=model.name.short,
         )
+        trim()
         return engine, tokenizer
 
     def _spin(self, threads: int, others_cores: float) -> bool:

@@ -1,6 +1,10 @@
-"""How much memory models may take, and how much one takes."""
+"""How much memory models may take, how much one takes, and that what is freed goes back to the system."""
 
 from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
 
 import psutil
 
@@ -9,6 +13,36 @@ from appliance.config import Settings
 MEMORY_SHARE = 0.8  # of the machine's memory, when no budget is set
 OVERHEAD_BYTES = 100 * 2**20  # session, tokenizer, buffers: measured on SmolLM2
 WEIGHTS_FACTOR = 1.2  # kernels keep repacked copies of some weights
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+MAPPED_FROM_BYTES = 2**20
+TRIM_FROM_BYTES = 4 * 2**20
+HEAPS = 2
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large blocks back when they are freed. Call before threads start; glibc only.
+
+    Left alone it raises the size from which blocks are mapped to 32 MB, and what a long prompt needed then stays as
+    holes in the heap; and every thread gets a heap of its own, with holes of its own.
+    """
+    if libc := _glibc():
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_FROM_BYTES)
+        libc.mallopt(M_ARENA_MAX, HEAPS)
+
+
+def trim() -> None:
+    """Give back what lies free in the heaps now; after a model has been loaded or unloaded. glibc only."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # musl has no such file
+            return ctypes.CDLL("libc.so.6")
+    return None
 
 
 def without_cache_bytes(bundle_bytes: int) -> int:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row
+from appliance.engine.providers import shrinking
+
+LONG_TOKENS = 32  # from here on a run gives back the memory of its activations
 
 
 class Bindings:
@@ -84,7 +87,8 @@ class _Range:
             self._seqlens[at] = row.past + length - 1
             self._logit_rows[at, : row.logits] = range(length - row.logits, length)
         self._total[...] = int(self._seqlens.max()) + 1
-        self._session.run_with_iobinding(self._binding)
+        options = shrinking() if self._ids.size >= LONG_TOKENS else None
+        self._session.run_with_iobinding(self._binding, options)
 
     def _fit(self, width: int, logits: Logits | None) -> None:
         if self._ids.shape[1] != width:

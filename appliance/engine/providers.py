@@ -74,3 +74,10 @@ def session_options(provider: Provider, threads: int, spin: bool = True) -> Any:
     if provider is not CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
+
+
+def shrinking() -> Any:
+    """Run options for a long run: what its activations took goes back when it is over, see memory.py."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options

@@ -31,7 +31,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._bos = bundle.bos_token if bundle.add_bos else None
         self._added = tokenizer.get_added_tokens_decoder()
-        self._piece, self._strips_space = _read_decoder(json.loads(tokenizer.to_str())["decoder"])
+        self._piece, self._strips_space = _read_decoder(_decoder(tokenizer))
         self._bytes: dict[int, bytes] = {}
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -118,6 +118,12 @@ class TextStream:
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that never completed, else ""."""
         return self._characters.decode(b"", final=True)
+
+
+def _decoder(tokenizer: tokenizers.Tokenizer) -> dict[str, Any] | None:
+    """The `decoder` of a tokenizer.json. The whole file again, as text and objects, would be 18 MB for SmolLM2."""
+    decoder = tokenizer.decoder
+    return json.loads(decoder.__getstate__()) if decoder else None
 
 
 def _read_decoder(decoder: dict[str, Any] | None) -> tuple[Piece, bool]:
