@@ -6,10 +6,11 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import converters
-from converters.bundle import convert
 from converters.default_model import MODEL_SHA256, fetch
 
 CODE = Path(converters.__file__).parent
@@ -40,7 +41,9 @@ def bundle_folder(recipe: str, kv: str = "f32") -> Path:
             if old != folder.parent:
                 shutil.rmtree(old)
         if not folder.exists():
-            convert(source, folder, recipe, kv=kv)
+            # in a process of its own, whose peak of memory is the conversion's
+            command = [sys.executable, "-m", "converters", source, "--out", folder, "--recipe", recipe, "--kv", kv]
+            subprocess.run(command, cwd=CODE.parent, check=True)
     return folder
 
 
