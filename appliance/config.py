@@ -235,7 +235,7 @@ class Settings:
         "auto does unless other processes are busy while the model loads",
     )
     prefill_chunk_tokens: int = _setting(
-        512,
+        256,
         "APPLIANCE_PREFILL_CHUNK_TOKENS",
         _integer(1),
         "Prompt tokens read in one step, at most",

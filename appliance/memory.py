@@ -33,7 +33,7 @@ def return_freed_memory() -> None:
 
 
 def trim() -> None:
-    """Give back what lies free in the heaps now; after a model has been loaded or unloaded. glibc only."""
+    """Give back what lies free in the heaps now; after a model has been loaded. glibc only."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -97,8 +97,6 @@ class Recipe:
         """A computed float32 matrix: `rows(start, stop)` gives its rows."""
         if name in self._tables:
             return self.graph.stored(name, self._tables[name], FLOAT, shape)
-        if name in self._tables:
-            return self.graph.stored(name, self._tables[name], FLOAT, shape)
         file = self.graph.file
         region = self._tables[name] = file.reserve(4 * shape[0] * shape[1])
         step = max(1, (1 << 20) // shape[1])

@@ -17,15 +17,13 @@ LONG_TOKENS = 32  # from here on a run gives back the memory of its activations
 class Bindings:
     """Runs rows on `session`, whose KV cache is `arena`, through one binding for each range of slots.
 
-    The logits of all ranges share one buffer, as large as the largest run needed. A graph without the output
-    `logits` (the input `logit_rows` it then lacks too) only fills the cache.
+    The logits of all ranges share one buffer, as large as the largest run needed.
     """
 
     def __init__(self, session: Any, arena: Arena, vocab_size: int) -> None:
         self._session = session
         self._arena = arena
         self._vocab_size = vocab_size
-        self._headless = all(output.name != "logits" for output in session.get_outputs())
         self._ranges: dict[tuple[int, int], _Range] = {}
         self._logits = np.empty(0, np.float32)
 
@@ -34,13 +32,11 @@ class Bindings:
         first = rows[0].slot
         count = rows[-1].slot - first + 1
         wanted = max(1, *(row.logits for row in rows))
-        logits = None if self._headless else self._buffer(count, wanted)
+        logits = self._buffer(count, wanted)
         span = self._ranges.get((first, count))
         if span is None:
             span = self._ranges[first, count] = _Range(self._session, self._arena, first, count)
         span.run(rows, logits)
-        if logits is None:
-            return [np.empty((0, self._vocab_size), np.float32) for _ in rows]
         return [logits[row.slot - first, : row.logits] for row in rows]
 
     def _buffer(self, count: int, wanted: int) -> Logits:
@@ -74,7 +70,7 @@ class _Range:
         ):
             self._bind_input(name, array)
 
-    def run(self, rows: list[Row], logits: Logits | None) -> None:
+    def run(self, rows: list[Row], logits: Logits) -> None:
         """Run `rows`; each row's logits are the first of its part of `logits` [count, R, V]."""
         self._fit(max(len(row.tokens) for row in rows), logits)
         self._lengths[:] = 0
@@ -90,11 +86,11 @@ class _Range:
         options = shrinking() if self._ids.size >= LONG_TOKENS else None
         self._session.run_with_iobinding(self._binding, options)
 
-    def _fit(self, width: int, logits: Logits | None) -> None:
+    def _fit(self, width: int, logits: Logits) -> None:
         if self._ids.shape[1] != width:
             self._ids = np.zeros((self._count, width), np.int64)
             self._bind_input("input_ids", self._ids)
-        if logits is not None and self._logit_rows.shape[1] != logits.shape[1]:
+        if self._logit_rows.shape[1] != logits.shape[1]:
             self._logit_rows = np.zeros(logits.shape[:2], np.int64)
             self._bind_input("logit_rows", self._logit_rows)
             self._binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)

@@ -17,7 +17,7 @@ from appliance.engine.engine import Engine
 from appliance.engine.ort import OrtBackend
 from appliance.prompt.tokenizer import Tokenizer
 
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 256
 PLAIN_TOKENS = 1000
 """Ids at either end of the vocabulary that are not drawn: control tokens lie there."""
 
