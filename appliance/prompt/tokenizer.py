@@ -3,6 +3,9 @@
 Detokenising works on bytes: every token stands for a few, control tokens for none, and a reply is their
 concatenation read as UTF-8. So a stream and a whole decode agree byte for byte, and a character whose bytes
 are spread over several tokens comes out when its last one has arrived.
+
+What a model wants around a text is the post-processor of tokenizer.json. Encoders use it (`encode_input`,
+`encode_pair`); a decoder's prompt is put together from several texts, so whoever encodes says where BOS goes.
 """
 
 from __future__ import annotations
@@ -11,16 +14,29 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from appliance.bundle import TOKENIZER, Bundle
-from appliance.errors import ModelFileError
+from appliance.errors import ModelFileError, PromptTooLong
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 Piece = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInput:
+    """What an encoder reads: `ids` with the special tokens around the text, `type_ids` (1 for the second of a pair).
+
+    `needed` is how many tokens there were before anything was cut off; len(ids) <= needed.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    needed: int
 
 
 class Tokenizer:
@@ -28,6 +44,8 @@ class Tokenizer:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, bundle: Bundle) -> None:
         """Raises ModelFileError when the tokenizer's decoder is of a kind that we don't know."""
+        tokenizer.no_truncation()  # files of encoders often bring a length of their own
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._bos = bundle.bos_token if bundle.add_bos else None
         self._added = tokenizer.get_added_tokens_decoder()
@@ -53,14 +71,26 @@ class Tokenizer:
 
         With `add_bos` the model's BOS goes in front, if the model wants one and the text does not start with it.
         """
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError):  # lone surrogates, which JSON can smuggle in
-            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        ids: list[int] = self._encode(text, special=False).ids
         if add_bos and self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
+
+    def encode_input(self, text: str, limit: int | None = None) -> EncoderInput:
+        """An encoder's input for `text`, with the special tokens that the model wants around it.
+
+        Longer than `limit` tokens, the text loses its end, the special tokens stay. Raises PromptTooLong when
+        they alone are more than `limit`.
+        """
+        return _cut(self._encode(text), limit)
+
+    def encode_pair(self, text: str, other: str, limit: int | None = None) -> EncoderInput:
+        """A reranker's input for a query and a document, as `encode_input`; the document is cut first."""
+        return _cut(self._encode(text, other), limit)
+
+    def special_tokens(self, pair: bool = False) -> int:
+        """How many tokens `encode_input`, or `encode_pair`, puts around the text."""
+        return int(self._tokenizer.num_special_tokens_to_add(pair))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` as a text of its own: control tokens are left out, invalid UTF-8 becomes U+FFFD."""
@@ -91,6 +121,15 @@ class Tokenizer:
         at_start = self._strips_space and not any(self.token_bytes(token) for token in prompt_tokens)
         return TextStream(self, at_start)
 
+    def _encode(self, text: str, other: str | None = None, special: bool = True) -> tokenizers.Encoding:
+        try:
+            return self._tokenizer.encode(text, other, add_special_tokens=special)
+        except (TypeError, UnicodeEncodeError):  # lone surrogates, which JSON can smuggle in
+            clean = [
+                part and part.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for part in (text, other)
+            ]
+            return self._tokenizer.encode(*clean, add_special_tokens=special)
+
     def _read_bytes(self, token: int) -> bytes:
         added = self._added.get(token)
         if added is not None:
@@ -118,6 +157,20 @@ class TextStream:
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that never completed, else ""."""
         return self._characters.decode(b"", final=True)
+
+
+def _cut(encoding: tokenizers.Encoding, limit: int | None) -> EncoderInput:
+    """Take tokens of the text off its end, those of a second text first, until `limit` are left."""
+    ids, type_ids = encoding.ids, encoding.type_ids
+    needed = len(ids)
+    if limit is not None and needed > limit:
+        text = [at for at, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
+        if needed - len(text) > limit:
+            raise PromptTooLong(needed - len(text), limit)
+        gone = set(text[len(text) - (needed - limit) :])
+        ids = [token for at, token in enumerate(ids) if at not in gone]
+        type_ids = [kind for at, kind in enumerate(type_ids) if at not in gone]
+    return EncoderInput(ids, type_ids, needed)
 
 
 def _decoder(tokenizer: tokenizers.Tokenizer) -> dict[str, Any] | None:

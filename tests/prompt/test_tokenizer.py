@@ -8,10 +8,10 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from appliance.bundle import Bundle
-from appliance.errors import ModelFileError
+from appliance.errors import ModelFileError, PromptTooLong
 from appliance.prompt.tokenizer import Tokenizer
 
 TEXTS = [
@@ -220,3 +220,66 @@ def test_a_saved_tokenizer_loads(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(tmp_path, bundle())
     assert tokenizer.vocab_size == BYTE_LEVEL.get_vocab_size()
     assert tokenizer.decode(tokenizer.encode("all well", add_bos=True)) == "all well"
+
+
+# ---- what encoders read
+
+
+def word_piece() -> tokenizers.Tokenizer:
+    """BERT's kind, with the length that such files often bring with them."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+    inner = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    inner.add_special_tokens(words[:4])
+    inner.enable_truncation(4)
+    inner.enable_padding(length=4)
+    return inner
+
+
+CLS, SEP, A = 2, 3, 4
+
+
+def test_an_encoders_input_has_its_special_tokens_and_is_neither_cut_nor_padded_by_the_file() -> None:
+    tokenizer = Tokenizer(word_piece(), bundle())
+    found = tokenizer.encode_input("a b c d")
+    assert (found.ids, found.needed) == ([CLS, A, A + 1, A + 2, A + 3, SEP], 6)
+    assert tokenizer.encode_input("").ids == [CLS, SEP]
+    assert tokenizer.encode("a", add_bos=True) == [A]  # the decoders' way adds nothing of its own
+
+
+def test_a_pair_says_which_text_a_token_is_of() -> None:
+    found = Tokenizer(word_piece(), bundle()).encode_pair("a b", "c")
+    assert found.ids == [CLS, A, A + 1, SEP, A + 2, SEP]
+    assert found.type_ids == [0, 0, 0, 0, 1, 1]
+
+
+@given(
+    text=st.text(alphabet="abc ", max_size=30), other=st.text(alphabet="def ", max_size=30), limit=st.integers(3, 40)
+)
+def test_cutting_keeps_the_special_tokens_and_the_beginning(text: str, other: str, limit: int) -> None:
+    tokenizer = Tokenizer(word_piece(), bundle())
+    whole, cut = tokenizer.encode_input(text), tokenizer.encode_input(text, limit)
+    assert len(cut.ids) == len(cut.type_ids) == min(whole.needed, limit)
+    assert cut.needed == whole.needed == len(tokenizer.encode(text, add_bos=False)) + tokenizer.special_tokens()
+    assert cut.ids == [*whole.ids[:-1][: limit - 1], SEP]
+    pair = tokenizer.encode_pair(text, other, limit)
+    assert len(pair.ids) == min(pair.needed, limit)
+    assert pair.ids.count(SEP) == 2
+    first = pair.ids[1 : pair.ids.index(SEP)]
+    assert first == tokenizer.encode(text, add_bos=False)[: max(0, limit - tokenizer.special_tokens(pair=True))]
+
+
+def test_a_limit_below_the_special_tokens_is_an_error() -> None:
+    tokenizer = Tokenizer(word_piece(), bundle())
+    assert tokenizer.encode_input("a", 2).ids == [CLS, SEP]
+    with pytest.raises(PromptTooLong) as error:
+        tokenizer.encode_pair("a", "b", 2)
+    assert (error.value.needed, error.value.limit) == (3, 2)
+
+
+def test_lone_surrogates_of_a_pair_become_replacement_characters() -> None:
+    found = Tokenizer(word_piece(), bundle()).encode_pair("a\ud800", "b")
+    assert found.ids == [CLS, 1, SEP, A + 1, SEP]
