@@ -10,70 +10,26 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import TOKENIZER, Bundle, read_description
+from appliance.bundle import Bundle, read_description
 from appliance.choice import Choice, Choices
-from appliance.config import AUTO, Settings
+from appliance.config import Settings
 from appliance.conversion import Converter
-from appliance.engine.constrain import Grammars
-from appliance.engine.engine import Engine
-from appliance.engine.ort import open_backend
-from appliance.engine.providers import thread_count
-from appliance.engine.snapshot import open_folder
 from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
-from appliance.memory import left_budget_bytes, total_budget_bytes, trim, without_cache_bytes
-from appliance.ops.load import Others, contended, load_average
+from appliance.loading import Plan, load_options, open_runner
+from appliance.memory import Demand, Grant, demand, grant, left_budget_bytes, total_budget_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
-from appliance.prompt.tokenizer import Tokenizer
+from appliance.runner import LoadOptions, Runner
 from appliance.store.store import StoredModel
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LOADED_MODELS = 3
-FOREVER = timedelta(days=292 * 365)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """What a loaded session cannot change: asking for something else loads the model again."""
-
-    threads: int
-    provider: str
-
-
-@dataclass(eq=False)
-class Runner:
-    """A loaded model. `active` counts requests that hold it, `context_length` is the last one's."""
-
-    model: StoredModel
-    folder: Path
-    bundle: Bundle
-    tokenizer: Tokenizer
-    engine: Engine
-    grammars: Grammars
-    load_options: LoadOptions
-    reserved_bytes: int
-    keep_alive_s: float
-    context_length: int
-    reserved_tokens: int
-    active: int = 0
-    draining: bool = False
-    last_used: datetime = field(default_factory=lambda: datetime.now(UTC))
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    timer: asyncio.TimerHandle | None = None
-    closing: asyncio.Future[None] | None = None
-
-    @property
-    def expires_at(self) -> datetime:
-        """When the runner unloads by itself if nothing more arrives."""
-        start = datetime.now(UTC) if self.active else self.last_used
-        return start + (FOREVER if math.isinf(self.keep_alive_s) else timedelta(seconds=self.keep_alive_s))
 
 
 class Manager:
@@ -84,6 +40,7 @@ class Manager:
         self._converter = converter
         self._runners: dict[Path, Runner] = {}
         self._choices = Choices(settings)
+        self._open = partial(open_runner, settings)
         self._loading = asyncio.Lock()  # one load at a time
         self._pending = 0
         self._finishing: set[asyncio.Future[None]] = set()
@@ -137,13 +94,10 @@ class Manager:
         Raises NotEnoughMemory when it is longer than any before it and no longer fits.
         """
         wanted = self._context_for(options, runner.bundle)
-        more = max(0, wanted - runner.reserved_tokens)
-        needed = more * runner.bundle.kv_bytes_per_token * runner.engine.backend.slots
+        needed = runner.bytes_for(wanted)
         if needed and needed > (budget := self._budget()):
             raise NotEnoughMemory(runner.reserved_bytes + needed, runner.reserved_bytes + max(budget, 0))
-        runner.reserved_bytes += needed
-        runner.reserved_tokens += more
-        runner.context_length = wanted
+        runner.grow(wanted)
         return wanted
 
     def _context_for(self, options: Options, bundle: Bundle) -> int:
@@ -151,7 +105,7 @@ class Manager:
         return context_tokens(options.num_ctx, default, bundle.context_length)
 
     async def _acquire(self, model: StoredModel, options: Options) -> Runner:
-        wanted = self._load_options(options)
+        wanted = load_options(self._settings, options)
         if runner := self._usable(model, wanted):
             return self._hold(runner)
         if self._pending >= self._settings.max_queue:
@@ -172,7 +126,7 @@ class Manager:
 
     def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
         runner = self._runners.get(self.choice(model).folder)
-        if runner and runner.engine.alive and not runner.draining and runner.load_options == wanted:
+        if runner and runner.alive and not runner.draining and runner.load_options == wanted:
             return runner
         return None
 
@@ -206,7 +160,7 @@ class Manager:
             del self._runners[runner.folder]
         if runner.timer:
             runner.timer.cancel()
-        await self._finish(asyncio.to_thread(runner.engine.close))
+        await self._finish(asyncio.to_thread(runner.close))
         log.info("unloaded %s", runner.model.name.short)
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
@@ -224,26 +178,13 @@ class Manager:
         await self._convert(model, choice)
         bundle = await asyncio.to_thread(read_description, folder)
         context = self._context_for(options, bundle)
-        weights = sum(file.stat().st_size for file in folder.iterdir())
-        slots, cache, needed = await self._make_room(bundle, weights, context)
-        engine, tokenizer = await self._open_whole(model, folder, bundle, slots, cache, wanted)
-        runner = Runner(
-            model,
-            folder,
-            bundle,
-            tokenizer,
-            engine,
-            Grammars(folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens),
-            wanted,
-            needed,
-            self._settings.keep_alive_s,
-            context_length=context,
-            reserved_tokens=context,
-        )
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        granted = await self._make_room(demand(self._settings, bundle, size, context))
+        runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted))
         self._runners[folder] = runner
         log.info(
             "loaded %s: %s, recipe %s, KV cache %s, %d slots of %d tokens",
-            *(model.name.short, engine.backend.provider, choice.recipe, choice.kv, slots, context),
+            *(model.name.short, runner.provider, choice.recipe, choice.kv, granted.slots, context),
         )
         return runner
 
@@ -260,11 +201,9 @@ class Manager:
         except TimeoutError as error:
             raise ConversionFailed(f"timed out: converting the model made no progress for {limit:g} seconds") from error
 
-    async def _open_whole(
-        self, model: StoredModel, folder: Path, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
-    ) -> tuple[Engine, Tokenizer]:
+    async def _open_whole(self, plan: Plan) -> Runner:
         """Open in a thread; when client or server go away meanwhile, what was opened is closed again."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, model, folder, bundle, slots, cache, wanted))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, plan))
         try:
             opened = await asyncio.shield(opening)
             self._require_open()
@@ -273,74 +212,26 @@ class Manager:
             raise
         return opened
 
-    def _open(
-        self, model: StoredModel, folder: Path, bundle: Bundle, slots: int, cache: int, wanted: LoadOptions
-    ) -> tuple[Engine, Tokenizer]:
-        others = Others()
-        tokenizer = Tokenizer.load(folder, bundle)  # takes long enough to see what others do meanwhile
-        backend = open_backend(
-            folder,
-            bundle,
-            slots=slots,
-            setting=wanted.provider,
-            threads=wanted.threads,
-            spin=self._spin(wanted.threads, others.cores()),
-        )
-        engine = Engine(
-            backend,
-            tokenizer,
-            eos=bundle.eos_tokens,
-            chunk_tokens=self._settings.prefill_chunk_tokens,
-            step_s=self._settings.step_ms / 1000,
-            max_waiting=self._settings.max_queue,
-            prefix_cache_bytes=cache,
-            speculate=self._settings.speculate,
-            snapshots=open_folder(folder, backend.provider, self._settings.prefix_snapshot_bytes),
-            name=model.name.short,
-        )
-        trim()
-        return engine, tokenizer
-
-    def _spin(self, threads: int, others_cores: float) -> bool:
-        """Whether idle kernel threads spin: not where that takes processors from processes that need them."""
-        if self._settings.spinning != AUTO:
-            return self._settings.spinning == "on"
-        busy = contended(thread_count(threads), others_cores, load_average(), os.cpu_count() or 1)
-        if busy:
-            log.warning("other processes use %.1f processors: threads wait without spinning", others_cores)
-        return not busy
-
-    def _load_options(self, options: Options) -> LoadOptions:
-        provider = "cpu" if options.num_gpu == 0 else self._settings.provider
-        threads = self._settings.threads
-        if options.num_thread and options.num_thread > 0:  # from anyone: a thread costs memory, used or not
-            threads = min(options.num_thread, os.cpu_count() or 1)
-        return LoadOptions(threads, provider)
-
-    async def _make_room(self, bundle: Bundle, weights: int, context: int) -> tuple[int, int, int]:
+    async def _make_room(self, wanted: Demand) -> Grant:
         """Unload models until this one fits, idle ones and short keep-alives first. With as many slots as fit.
 
-        Returns slots, prefix cache bytes (out of what the slots leave) and all bytes reserved. Raises NotEnoughMemory,
-        without unloading anything when that cannot help.
+        Raises NotEnoughMemory, without unloading anything when that cannot help.
         """
-        fixed = without_cache_bytes(weights)
-        slot = bundle.kv_bytes_per_token * context
         most = self._settings.max_loaded_models or DEFAULT_LOADED_MODELS
         whole = total_budget_bytes(self._settings)
-        if whole < fixed + slot:
-            raise NotEnoughMemory(fixed + slot, whole)
-        while self._runners and (len(self._runners) >= most or self._budget() < fixed + slot):
+        if whole < wanted.least:
+            raise NotEnoughMemory(wanted.least, whole)
+        while self._runners and (len(self._runners) >= most or self._budget() < wanted.least):
             idle = [runner for runner in self._runners.values() if not runner.active]
             victims = idle or list(self._runners.values())
             await self._drain(min(victims, key=lambda runner: (runner.keep_alive_s, runner.last_used)))
         budget = self._budget()
-        if budget < fixed + slot:
-            raise NotEnoughMemory(fixed + slot, budget)
-        slots = min(self._settings.num_parallel, (budget - fixed) // slot)
-        if slots < self._settings.num_parallel:
-            log.warning("memory allows %d of %d parallel requests", slots, self._settings.num_parallel)
-        cache = min(self._settings.prefix_cache_bytes, budget - fixed - slots * slot)
-        return slots, cache, fixed + slots * slot + cache
+        if budget < wanted.least:
+            raise NotEnoughMemory(wanted.least, budget)
+        granted = grant(wanted, budget)
+        if granted.slots < wanted.slots:
+            log.warning("memory allows %d of %d parallel requests", granted.slots, wanted.slots)
+        return granted
 
     def _budget(self) -> int:
         """Bytes that another model may take."""
@@ -357,11 +248,11 @@ class Manager:
         await self._close(runner)
 
 
-async def discard(opening: asyncio.Future[tuple[Engine, Tokenizer]]) -> None:
-    """Close an engine when it has been opened; if it never is, the log says why."""
+async def discard(opening: asyncio.Future[Runner]) -> None:
+    """Close a runner when it has been opened; if it never is, the log says why."""
     try:
-        engine, _ = await opening
+        runner = await opening
     except Exception as error:
         log.warning("a model that nobody waited for any more could not be loaded: %s", error)
     else:
-        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(runner.close)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from dataclasses import dataclass
 
 import psutil
 
+from appliance.bundle import Bundle
 from appliance.config import Settings
 
 MEMORY_SHARE = 0.8  # of the machine's memory, when no budget is set
@@ -43,6 +45,45 @@ def _glibc() -> ctypes.CDLL | None:
         with contextlib.suppress(OSError):  # musl has no such file
             return ctypes.CDLL("libc.so.6")
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a model asks for: `fixed` bytes, up to `slots` slots of `slot` bytes each, and up to `cache` bytes."""
+
+    fixed: int
+    slot: int
+    slots: int
+    cache: int
+
+    @property
+    def least(self) -> int:
+        """Bytes without which it cannot be loaded."""
+        return self.fixed + self.slot
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What it gets of that: slots, prefix cache bytes, and all bytes together."""
+
+    slots: int
+    cache: int
+    reserved_bytes: int
+
+
+def demand(settings: Settings, bundle: Bundle, bundle_bytes: int, context: int) -> Demand:
+    """What a bundle of so many bytes wants for requests of `context` tokens."""
+    fixed = without_cache_bytes(bundle_bytes)
+    slot = bundle.kv_bytes_per_token * context
+    return Demand(fixed, slot, settings.num_parallel, settings.prefix_cache_bytes)
+
+
+def grant(wanted: Demand, budget: int) -> Grant:
+    """As much of `wanted` as fits `budget`, which holds the least of it; the cache has what the slots leave."""
+    slots = min(wanted.slots, (budget - wanted.fixed) // wanted.slot)
+    used = wanted.fixed + slots * wanted.slot
+    cache = min(wanted.cache, budget - used)
+    return Grant(slots, cache, used + cache)
 
 
 def without_cache_bytes(bundle_bytes: int) -> int:

@@ -10,7 +10,6 @@ from appliance.bundle import Bundle
 from appliance.core import ChatRequest, GenerateRequest, Message
 from appliance.errors import InvalidRequest, InvalidTemplate, PromptTooLong
 from appliance.generation import Prompt
-from appliance.manager import Runner
 from appliance.options import Options
 from appliance.prompt.chat import (
     GoPrompt,
@@ -22,6 +21,7 @@ from appliance.prompt.chat import (
 )
 from appliance.prompt.gotemplate import GoTemplate
 from appliance.prompt.jinja import JinjaTemplate
+from appliance.runner import DecoderRunner
 from appliance.store.store import StoredModel
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,9 @@ DEFAULT_TEMPLATE = "{{ .Prompt }}"
 COMPILED_TEMPLATES = 32
 
 
-def chat_prompt(model: StoredModel, request: ChatRequest, runner: Runner, options: Options, num_ctx: int) -> Prompt:
+def chat_prompt(
+    model: StoredModel, request: ChatRequest, runner: DecoderRunner, options: Options, num_ctx: int
+) -> Prompt:
     """The prompt of a conversation. Raises PromptTooLong, InvalidTemplate.
 
     Old turns are dropped (and the log says so) while the rendering does not fit, unless `truncate` is off.
@@ -43,7 +45,7 @@ def chat_prompt(model: StoredModel, request: ChatRequest, runner: Runner, option
 
 
 def generate_prompt(
-    model: StoredModel, request: GenerateRequest, runner: Runner, options: Options, num_ctx: int
+    model: StoredModel, request: GenerateRequest, runner: DecoderRunner, options: Options, num_ctx: int
 ) -> Prompt:
     """The prompt of a completion: verbatim, filled in the middle, or as a conversation of one turn."""
     if request.raw:
@@ -69,7 +71,7 @@ def conversation(
     template: PromptTemplate,
     messages: Sequence[Message],
     request: ChatRequest | GenerateRequest,
-    runner: Runner,
+    runner: DecoderRunner,
     num_ctx: int,
     options: Options,
     earlier: Sequence[int] = (),
@@ -103,7 +105,7 @@ def conversation(
 def cut(
     tokens: Sequence[int],
     request: ChatRequest | GenerateRequest,
-    runner: Runner,
+    runner: DecoderRunner,
     options: Options,
     num_ctx: int,
 ) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ def kept_tokens(num_keep: int, bundle: Bundle) -> int:
     return num_keep + bundle.add_bos if num_keep >= 0 else num_keep
 
 
-def template_of(model: StoredModel, runner: Runner) -> PromptTemplate:
+def template_of(model: StoredModel, runner: DecoderRunner) -> PromptTemplate:
     """The template that builds this model's prompts: its own Go template, else the Jinja one of its file."""
     bundle, text = runner.bundle, runner.tokenizer.spelling
     return compiled(

@@ -35,8 +35,9 @@ from appliance.core import (
 )
 from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
-from appliance.manager import Manager, Runner
+from appliance.manager import Manager
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
+from appliance.runner import DecoderRunner
 from appliance.store import create as creation
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
@@ -52,7 +53,7 @@ CAPABILITIES: frozenset[Capability] = frozenset({"completion", "insert", "embedd
 CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
 
-Build = Callable[[Runner, options.Options, int], Prompt]
+Build = Callable[[DecoderRunner, options.Options, int], Prompt]
 """Makes the prompt for a loaded model, given the options and the context length in tokens."""
 
 
@@ -137,7 +138,7 @@ class Service:
             LoadedModel(
                 name=runner.model.name.short,
                 size=runner.reserved_bytes,
-                size_vram=runner.engine.backend.vram_bytes,
+                size_vram=runner.vram_bytes,
                 digest=runner.model.digest,
                 facts=runner.model.facts(),
                 expires_at=runner.expires_at,
@@ -148,7 +149,7 @@ class Service:
 
     async def stats(self) -> dict[str, EngineStats]:
         """What the engine of each loaded model does, by the model's name."""
-        return {runner.model.name.short: runner.engine.stats() for runner in self._manager.runners}
+        return {runner.model.name.short: runner.stats() for runner in self._manager.runners}
 
     async def copy(self, source: str, destination: str) -> None:
         """Give an installed model a second name."""
@@ -211,6 +212,8 @@ class Service:
             if build is None:
                 yield Reply(done=True, done_reason=DoneReason.LOAD)
                 return
+            if not isinstance(runner, DecoderRunner):  # an encoder whose file does not say so
+                raise Unsupported(f'"{request.model}" does not support completion')
             num_ctx = self._manager.reserve(runner, chosen)
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
             if request.render_only:

@@ -17,8 +17,9 @@ from appliance.conversion import Converter
 from appliance.core import CreateRequest
 from appliance.engine import providers
 from appliance.errors import EngineStopped, NotEnoughMemory, ServerBusy
-from appliance.manager import Manager, Runner
+from appliance.manager import Manager
 from appliance.options import Options, merge
+from appliance.runner import DecoderRunner
 from appliance.store.create import assemble, commit
 from appliance.store.store import Store, StoredModel
 from tests.store.conftest import add_file
@@ -38,9 +39,10 @@ class World:
     def model(self, name: str) -> StoredModel:
         return self.store.model(name)
 
-    async def use(self, name: str, *, keep_alive_s: float | None = None, **options: Any) -> Runner:
+    async def use(self, name: str, *, keep_alive_s: float | None = None, **options: Any) -> DecoderRunner:
         """Load (or find) a model and let go of it again."""
         async with self.manager.lease(self.model(name), chosen(**options), keep_alive_s) as runner:
+            assert isinstance(runner, DecoderRunner)
             return runner
 
     @property
@@ -144,7 +146,7 @@ def test_threads_spin_unless_others_need_the_processors(
     play: Play, monkeypatch: pytest.MonkeyPatch, setting: str, busy: bool, spins: bool
 ) -> None:
     seen: list[bool] = []
-    monkeypatch.setattr("appliance.manager.contended", lambda *figures: busy)
+    monkeypatch.setattr("appliance.loading.contended", lambda *figures: busy)
     session_options = providers.session_options
     monkeypatch.setattr(
         "appliance.engine.ort.session_options",

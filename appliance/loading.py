@@ -1,0 +1,103 @@
+"""A bundle on disk to a runner in memory. All of it blocks, so the manager calls it in a thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.bundle import TOKENIZER, Bundle
+from appliance.config import AUTO, Settings
+from appliance.engine.constrain import Grammars
+from appliance.engine.engine import Engine
+from appliance.engine.ort import open_backend
+from appliance.engine.providers import thread_count
+from appliance.engine.snapshot import open_folder
+from appliance.memory import Grant, trim
+from appliance.ops.load import Others, contended, load_average
+from appliance.options import Options
+from appliance.prompt.tokenizer import Tokenizer
+from appliance.runner import DecoderRunner, LoadOptions, Runner
+from appliance.store.store import StoredModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A load that was decided on: which bundle, for contexts of how many tokens, with how much memory."""
+
+    model: StoredModel
+    folder: Path
+    bundle: Bundle
+    options: LoadOptions
+    context: int
+    grant: Grant
+
+
+def load_options(settings: Settings, options: Options) -> LoadOptions:
+    """What the settings and a request make of a session."""
+    provider = "cpu" if options.num_gpu == 0 else settings.provider
+    threads = settings.threads
+    if options.num_thread and options.num_thread > 0:  # from anyone: a thread costs memory, used or not
+        threads = min(options.num_thread, os.cpu_count() or 1)
+    return LoadOptions(threads, provider)
+
+
+def open_runner(settings: Settings, plan: Plan) -> Runner:
+    """Load the bundle. Raises ModelFileError when no execution provider can run it."""
+    others = Others()
+    tokenizer = Tokenizer.load(plan.folder, plan.bundle)  # takes long enough to see what others do meanwhile
+    spin = spins(settings, plan.options.threads, others.cores())
+    runner = open_decoder(settings, plan, tokenizer, spin)
+    trim()
+    return runner
+
+
+def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: bool) -> DecoderRunner:
+    """A model that writes text, with its engine running."""
+    bundle, options = plan.bundle, plan.options
+    backend = open_backend(
+        plan.folder,
+        bundle,
+        slots=plan.grant.slots,
+        setting=options.provider,
+        threads=options.threads,
+        spin=spin,
+    )
+    engine = Engine(
+        backend,
+        tokenizer,
+        eos=bundle.eos_tokens,
+        chunk_tokens=settings.prefill_chunk_tokens,
+        step_s=settings.step_ms / 1000,
+        max_waiting=settings.max_queue,
+        prefix_cache_bytes=plan.grant.cache,
+        speculate=settings.speculate,
+        snapshots=open_folder(plan.folder, backend.provider, settings.prefix_snapshot_bytes),
+        name=plan.model.name.short,
+    )
+    return DecoderRunner(
+        model=plan.model,
+        folder=plan.folder,
+        bundle=bundle,
+        tokenizer=tokenizer,
+        load_options=options,
+        reserved_bytes=plan.grant.reserved_bytes,
+        keep_alive_s=settings.keep_alive_s,
+        context_length=plan.context,
+        engine=engine,
+        grammars=Grammars(plan.folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens),
+        reserved_tokens=plan.context,
+    )
+
+
+def spins(settings: Settings, threads: int, others_cores: float) -> bool:
+    """Whether idle kernel threads spin: not where that takes processors from processes that need them."""
+    if settings.spinning != AUTO:
+        return settings.spinning == "on"
+    busy = contended(thread_count(threads), others_cores, load_average(), os.cpu_count() or 1)
+    if busy:
+        log.warning("other processes use %.1f processors: threads wait without spinning", others_cores)
+    return not busy
