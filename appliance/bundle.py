@@ -32,7 +32,11 @@ KV_TYPES = ("f32", "q8_0")
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A decoder bundle's description. `eos_tokens` are all the ids that end a reply."""
+    """A bundle's description. `eos_tokens` are all the ids that end a reply.
+
+    Encoders and rerankers have no KV cache, so 0 `kv_heads`; an encoder has an `embedding_length`, that of what it
+    returns, and both say how they are pooled: "mean", "cls" or "last".
+    """
 
     architecture: str
     parameters: int
@@ -48,6 +52,8 @@ class Bundle:
     recipe: str
     source_digest: str
     kind: Literal["decoder", "encoder", "reranker"] = "decoder"
+    embedding_length: int = 0
+    pooling: str = ""
     kv_dtype: str = "float32"
     target: str = "cpu"
     format_version: int = FORMAT_VERSION

@@ -16,15 +16,16 @@ from onnx_ir import serde
 from converters.weights import Region, WeightsFile, initializer
 
 MICROSOFT = "com.microsoft"
-OPSETS = {"": 21, MICROSOFT: 1}
+OPSET, ENCODER_OPSET = 21, 24  # of ONNX's own operators
 IR_VERSION = 10
 
 
 class Graph:
     """A graph in the making, over one weights file."""
 
-    def __init__(self, file: WeightsFile) -> None:
+    def __init__(self, file: WeightsFile, opset: int = OPSET) -> None:
         self.file = file
+        self.opset = opset
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.nodes: list[ir.Node] = []
@@ -88,8 +89,8 @@ class Graph:
                 self.outputs,
                 nodes=self.nodes,
                 initializers=self.initializers,
-                opset_imports=OPSETS,
-                name="decoder",
+                opset_imports={"": self.opset, MICROSOFT: 1},
+                name="model",
             )
         model = ir.Model(self._graph, ir_version=IR_VERSION, producer_name=producer)
         data: bytes = serde.serialize_model(model).SerializeToString()

@@ -62,9 +62,9 @@ class OrtBackend:
         self.kv_bytes_per_token = bundle.kv_bytes_per_token
 
         options = session_options(provider, threads, spin)
-        batch = _session(folder / files.BATCH, provider, options) if (folder / files.BATCH).exists() else None
+        batch = open_session(folder / files.BATCH, provider, options) if (folder / files.BATCH).exists() else None
         with untiled_attention(batch is not None and bundle.kv_dtype == "int8"):
-            graph = _session(folder / files.MODEL, provider, options)
+            graph = open_session(folder / files.MODEL, provider, options)
         self._arena = Arena(bundle, slots, self.capacity, provider.device)
         self.can_copy = self._arena.in_host_memory
         self._graph = Bindings(graph, self._arena, self.vocab_size)
@@ -111,7 +111,8 @@ def untiled_attention(wanted: bool) -> Iterator[None]:
         del os.environ[ATTENTION_VARIABLE]
 
 
-def _session(path: Path, provider: Provider, options: Any) -> Any:
+def open_session(path: Path, provider: Provider, options: Any) -> Any:
+    """The graph in this file, loaded. Raises ModelFileError."""
     try:
         return ort.InferenceSession(str(path), options, providers=[provider.name])
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
