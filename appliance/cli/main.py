@@ -13,6 +13,7 @@ from appliance.cli.client import Unreachable, connect
 from appliance.cli.convert import convert
 from appliance.cli.cp import cp
 from appliance.cli.create import create
+from appliance.cli.doctor import doctor
 from appliance.cli.list import list_models
 from appliance.cli.ps import ps
 from appliance.cli.rm import rm
@@ -47,7 +48,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (serve, create, show, run, stop, list_models, ps, cp, rm, convert):
+for _command in (serve, create, show, run, stop, list_models, ps, cp, rm, convert, doctor):
     cli.add_command(_command, aliases=_command.aliases)
 
 

@@ -17,6 +17,7 @@ from appliance.bundle import Bundle
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row, SavedPrefix
 from appliance.engine.binding import Bindings
+from appliance.engine.probe import missing_library
 from appliance.engine.providers import Provider, candidates, session_options
 from appliance.errors import ModelFileError
 
@@ -114,8 +115,10 @@ def untiled_attention(wanted: bool) -> Iterator[None]:
 def open_session(path: Path, provider: Provider, options: Any) -> Any:
     """The graph in this file, loaded. Raises ModelFileError."""
     try:
-        return ort.InferenceSession(str(path), options, providers=[provider.name])
+        return ort.InferenceSession(str(path), options, providers=[provider.name], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+        if complaint := missing_library(provider):
+            raise ModelFileError(complaint) from error
         raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
 
 

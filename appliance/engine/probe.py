@@ -1,0 +1,76 @@
+"""What each execution provider can do on this machine: found out by running a graph on it."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.engine.providers import BEST_FIRST, CUDA, Provider, session_options
+from appliance.errors import ApplianceError
+
+NEGATION = (  # an ONNX model of one node, y = -x over float32 [1], opset 13
+    b'\x08\x08:2\n\x0b\n\x01x\x12\x01y"\x03Neg\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+LOG_FATAL = 4
+INSTALLED_BY = {"CUDA": "onnxruntime-gpu", "DirectML": "onnxruntime-directml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A provider, and why it cannot run graphs here; "" if it can."""
+
+    provider: Provider
+    reason: str = ""
+
+
+def probe_all(available: list[str] | None = None) -> list[Probe]:
+    """Every provider that the engine knows, best first. Takes some seconds where an accelerator wakes up.
+
+    ONNX Runtime's own log is silent from here on.
+    """
+    ort.set_default_logger_severity(LOG_FATAL)
+    installed = ort.get_available_providers() if available is None else available
+    return [Probe(provider, _why_not(provider, installed)) for provider in BEST_FIRST]
+
+
+def missing_library(provider: Provider) -> str:
+    """The loader's complaint when a library that `provider` is made of does not load; "" when nothing is amiss.
+
+    ONNX Runtime itself says so in its log alone, and goes on without the provider.
+    """
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    if provider is not CUDA or not library.exists():
+        return ""
+    try:
+        ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error).replace(f"{library.parent}/", "")
+    return ""
+
+
+def _why_not(provider: Provider, installed: list[str]) -> str:
+    if provider.name not in installed:
+        package = INSTALLED_BY.get(provider.label)
+        return "not in this build of ONNX Runtime" + (f", but in the package {package}" if package else "")
+    if complaint := missing_library(provider):
+        return complaint
+    try:
+        _run_negation(provider)
+    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _run_negation(provider: Provider) -> None:
+    session = ort.InferenceSession(
+        NEGATION, session_options(provider, threads=1), providers=[provider.name], enable_fallback=0
+    )
+    (result,) = session.run(None, {"x": np.array([2.5], np.float32)})
+    if result[0] != -2.5:
+        raise ApplianceError(f"it computes -2.5 as {result[0]}")
