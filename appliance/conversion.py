@@ -9,7 +9,7 @@ import logging
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,45 @@ class Converter:
                         yield Progress(line["status"], digest if total else "", total, completed)
 
 
-async def run_converter(source: Path, folder: Path, recipe: str, kv: str) -> AsyncGenerator[dict[str, Any], None]:
-    """Run `python -m converters` and yield the objects it prints, the last with "done".
+async def run_converter(
+    source: Path, folder: Path, recipe: str, kv: str, *, check: bool = False
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Convert in a process of its own: yields the objects it prints, the last with "done" and the "bundle".
 
     Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said. Closing the
     generator kills it. However it ends, neither the process nor its partial folder stays behind.
     """
+    arguments = [str(source), "--out", str(folder), "--recipe", recipe, "--kv", kv]
+    arguments += ["--check"] if check else []
+    async with _process(arguments) as process:
+        try:
+            async with contextlib.aclosing(_lines(process)) as lines:
+                async for line in lines:
+                    yield line
+        finally:
+            await _end(process)
+            partial = folder.with_name(f"{folder.name}.partial-{process.pid}")
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def _process(arguments: Sequence[str]) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """The converters with these arguments, killed at the end if they still run."""
     # -P: the folder that we happen to be started in must not provide modules
-    command = (sys.executable, "-P", "-m", "converters", str(source), "--out", str(folder))
     process = await asyncio.create_subprocess_exec(
-        *command,
-        *("--recipe", recipe, "--kv", kv, "--json"),
+        *(sys.executable, "-P", "-m", "converters", *arguments, "--json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    try:
+        yield process
+    finally:
+        await _end(process)
+
+
+async def _lines(process: asyncio.subprocess.Process) -> AsyncGenerator[dict[str, Any], None]:
+    """What the converters print, to the line with "done"; raises what they report, ConversionFailed without it."""
     assert process.stdout
     assert process.stderr
     noise = asyncio.create_task(process.stderr.read())
@@ -95,8 +119,6 @@ async def run_converter(source: Path, folder: Path, recipe: str, kv: str) -> Asy
     finally:
         await _end(process)
         await noise
-        partial = folder.with_name(f"{folder.name}.partial-{process.pid}")
-        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
 
 
 async def _objects(stream: asyncio.StreamReader) -> AsyncGenerator[dict[str, Any], None]:

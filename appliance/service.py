@@ -177,7 +177,7 @@ class Service:
         ensure = self._converter.ensure(source, digest, choice.folder, choice.recipe, choice.kv)
         async with contextlib.aclosing(ensure) as steps:
             async for progress in steps:
-                yield progress
+                yield draft.conversion(progress)
         async for step in stepped(creation.commit(self._store, draft)):
             yield step
 

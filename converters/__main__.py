@@ -1,4 +1,4 @@
-"""`python -m converters SOURCE --out FOLDER [--recipe RECIPE] [--kv TYPE] [--json]`: convert one model.
+"""`python -m converters SOURCE --out FOLDER [--recipe RECIPE] [--kv TYPE] [--check] [--json]`: convert one model.
 
 With --json every line of standard output is an object: {"status", "completed", "total"} while it works, then
 {"done": true, "bundle": {…}}, or {"error", "kind"} and exit status 1. Without it, progress goes to a terminal's
@@ -59,11 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the bundle to make")
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
     parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
+    parser.add_argument("--check", action="store_true", help="hold the bundle against the source in float32")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
     options = parser.parse_args(arguments)
     reporter = Reporter(options.json)
     try:
-        bundle = convert(options.source, options.out, options.recipe, reporter.progress, options.kv)
+        bundle = convert(options.source, options.out, options.recipe, reporter.progress, options.kv, options.check)
     except ApplianceError as error:
         reporter.error(error)
         return 1

@@ -22,9 +22,10 @@ import psutil
 
 from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
 from appliance.bundle import RECIPES as NAMES
-from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, UnsupportedModel
+from appliance.errors import ConversionFailed, NotEnoughDisk, NotEnoughMemory, NotGGUF, UnsupportedModel
 from converters.architectures import llama
-from converters.fidelity import calibration_tokens, compared, importance, scores
+from converters.bars import judged
+from converters.fidelity import calibration_tokens, compare, importance, round_trip
 from converters.graph import Graph
 from converters.kv_cache import cache_in_int8, cache_scales
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
@@ -38,7 +39,9 @@ PRODUCER = "edge-appliance"
 ROTATED = "int8-rotated"
 ROTATED_DECODES_WITH = "compact"  # few rows: bytes are what takes time
 NOT_EXACT = ("compact", "q4")  # what they lose is measured against a bundle of the recipe exact
-SOURCE_FACTOR = 2.5  # the memory that measuring may take for each byte of the bundle: exact has up to twice as many
+REFERENCE = "reference"  # in a bundle in the making: what it is measured against
+SOURCE_FACTOR = 1.3  # the memory that running the reference takes for each byte of its weights
+CHECK_FACTOR = 1.7  # and that running it beside the bundle takes for each byte of both
 DESCRIPTION_BYTES = 1 << 20  # more than bundle.json ever takes
 BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
 
@@ -46,10 +49,11 @@ Progress = Callable[[int, int], None]  # completed and total bytes of the source
 
 
 class Choice(NamedTuple):
-    """What a conversion makes of a file."""
+    """What a conversion makes of a file, and whether it holds it against the file's values in float32."""
 
     recipe: str
     kv: str
+    check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,15 @@ def convert(
     recipe: str = "exact",
     progress: Progress = lambda done, total: None,
     kv: str = "f32",
+    check: bool = False,
 ) -> Bundle:
     """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
 
+    With `check` the bundle is held against the source's values in float32, whatever the recipe.
+
     Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
-    NotEnoughDisk, ConversionFailed; then nothing stays behind. Partial folders of dead runs are removed.
+    NotEnoughDisk, ConversionFailed, for a check NotEnoughMemory; then nothing stays behind. Partial folders of dead
+    runs are removed.
     """
     started = time.monotonic()
     if folder.exists():
@@ -105,7 +113,7 @@ def convert(
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
         partial.mkdir()
         try:
-            bundle = _write(plan, gguf, Choice(recipe, kv), partial, started)
+            bundle = _write(plan, gguf, Choice(recipe, kv, check), partial, started)
             partial.rename(folder)
             _sync(folder.parent)
         except BaseException as error:
@@ -150,33 +158,76 @@ def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], 
 def _write(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path, started: float) -> Bundle:
     """Write every file of the bundle into `folder`, and make all of it durable.
 
-    What loses something is measured: against the exact bundle of the same file, made for the purpose where the bundle
-    itself has no exact graph, and if memory allows.
+    What loses something is measured, and everything is when a check is asked for.
     """
-    source = None
-    if choice.recipe in NOT_EXACT and plan.weights.size * SOURCE_FACTOR < psutil.virtual_memory().available:
-        convert(gguf.path, folder / "source", "exact", lambda done, total: plan.recipe.progress(0))
-        source = scores(folder / "source" / MODEL)
-        if isinstance(plan.recipe, FourBits):
-            plan.recipe.importance = importance(folder / "source")
-        shutil.rmtree(folder / "source")
+    reference = _reference(plan, gguf, choice, folder)
     _write_files(plan, folder)
     bundle = _description(plan, gguf, choice.recipe)
     write_description(folder, bundle)
-    if choice.kv != "f32" or plan.batch:
-        source = source or scores(folder / MODEL)
     if choice.kv != "f32":
+        reference = reference or Path(shutil.copy(folder / MODEL, folder / REFERENCE))
         bundle = replace(bundle, kv_dtype="int8")
         _cache_in_int8(plan, bundle, folder)
         write_description(folder, bundle)
-    lossy = choice.kv != "f32" or choice.recipe not in ("exact", "fp32")
-    own = scores(folder / (BATCH if plan.batch else MODEL)) if lossy else None
-    bundle = replace(bundle, report=_report(plan.recipe, compared(own, source), started))
+    elif plan.batch:
+        reference = reference or folder / MODEL
+    measures = _measures(plan, choice, folder, reference)
+    _remove_reference(folder)
+    bundle = replace(bundle, report=_report(plan.recipe, measures, started))
     write_description(folder, bundle)
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)
     return bundle
+
+
+def _reference(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path) -> Path | None:
+    """The graph that the bundle is held against, in a bundle of its own below `folder`, if it needs one.
+
+    For a check that is the source's values in float32: raises NotEnoughMemory or NotEnoughDisk where they have no
+    room. Otherwise it is the recipe exact, if memory allows.
+    """
+    if not choice.check and choice.recipe not in NOT_EXACT:
+        return None
+    recipe, available = "fp32" if choice.check else "exact", psutil.virtual_memory().available
+    other = make_plan(gguf, recipe, "f32", lambda size: plan.recipe.progress(0))
+    needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
+    if choice.check and needed > available:
+        raise NotEnoughMemory(needed, available)
+    if other.weights.size * SOURCE_FACTOR > available:
+        return None
+    if (free := shutil.disk_usage(folder).free) < other.size + plan.size:
+        raise NotEnoughDisk(other.size + plan.size, free)
+    source = folder / REFERENCE
+    source.mkdir()
+    _write_files(other, source)
+    write_description(source, _description(other, gguf, recipe))
+    if isinstance(plan.recipe, FourBits):
+        plan.recipe.importance = importance(source)
+    return source / MODEL if needed <= available else None
+
+
+def _measures(plan: Plan, choice: Choice, folder: Path, reference: Path | None) -> dict[str, Any]:
+    """What the report says beside the weights; raises ConversionFailed for a bundle that misses its recipe's bar."""
+    lossy = choice.kv != "f32" or choice.recipe not in ("exact", "fp32")
+    if not lossy and not choice.check:
+        return {}
+    own = folder / (BATCH if plan.batch else MODEL)
+    fidelity: dict[str, Any] = compare(own, reference, lambda: plan.recipe.progress(0))
+    if fidelity:
+        fidelity["bar"] = judged(fidelity, choice.recipe, choice.kv, plan.config.vocab_size)
+    measures: dict[str, Any] = {"fidelity": fidelity} if fidelity else {}
+    if choice.check:
+        measures["tokenizer"] = round_trip(folder)
+        if not measures["tokenizer"]["stable"]:
+            raise ConversionFailed("the tokenizer reads back other tokens than it wrote")
+    return measures
+
+
+def _remove_reference(folder: Path) -> None:
+    if (folder / REFERENCE).is_dir():
+        shutil.rmtree(folder / REFERENCE)
+    (folder / REFERENCE).unlink(missing_ok=True)
 
 
 def _write_files(plan: Plan, folder: Path) -> None:
@@ -216,11 +267,12 @@ def _cache_in_int8(plan: Plan, bundle: Bundle, folder: Path) -> None:
         (folder / file_name).write_bytes(graph.serialized(PRODUCER))
 
 
-def _report(recipe: Recipe, fidelity: dict[str, float], started: float) -> dict[str, Any]:
-    """How close the weights are to the source's, by the type they had, how well it predicts, what it took to make."""
+def _report(recipe: Recipe, measures: dict[str, Any], started: float) -> dict[str, Any]:
+    """How close the weights are to the source's, by the type they had and by name, what was measured, what it took."""
     return {
-        "weights": recipe.report(),
-        **({"fidelity": fidelity} if fidelity else {}),
+        "weights": recipe.errors(0),
+        "tensors": {name: float(f"{error:.3g}") for name, error in recipe.errors(1).items()},
+        **measures,
         "seconds": round(time.monotonic() - started, 2),
         "peak_bytes": peak_bytes(),
     }

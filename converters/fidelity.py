@@ -7,7 +7,8 @@ it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,46 +26,68 @@ MOST_WINDOWS = 4
 STEP_TOKENS = 64  # whose logits are in memory at once
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
-Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
+Floats = NDArray[np.float32]
 
 
-def scores(graph: Path) -> Scores | None:
-    """NLL (nats) and first choice for each predicted token of the text, some thousand of them.
+def compare(graph: Path, source: Path | None, beat: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Run a graph over some thousand tokens of the text, beside that of its source: figures for the description.
 
-    `graph` lies in the folder of its bundle. None if the tokenizer makes less than two tokens of the text.
+    `tokens` are predicted ones, `nll` is in nats a token; beside a source also `source_nll`, `top1`, the share of
+    tokens where both have the same first choice, and `kl`, the divergence of the graph's choice from the source's in
+    nats. Both graphs lie in folders of bundles; the first one's tokenizer reads the text. {} if it makes less than two
+    tokens of it. `beat` is called every STEP_TOKENS.
     """
     windows = _windows(graph.parent)
     if not windows:
-        return None
-    decoder = _Graph(graph, max(map(len, windows)))
-    losses, choices = [], []
+        return {}
+    capacity = max(map(len, windows))
+    own, other = _Graph(graph, capacity), _Graph(source, capacity) if source else None
+    sums: dict[str, float] = defaultdict(float)
     for window in windows:
-        cache = decoder.empty_cache()
+        cache, other_cache = own.empty_cache(), other.empty_cache() if other else {}
         for at in range(0, len(window) - 1, STEP_TOKENS):
             # The last token of the window has nothing to predict.
             ids = window[at : min(at + STEP_TOKENS, len(window) - 1)]
-            logits = decoder.run(ids, at, cache).astype(np.float64)
-            logits -= logits.max(axis=-1, keepdims=True)
             following = np.array(window[at + 1 : at + 1 + len(ids)])
-            losses.append(np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids)), following])
-            choices.append(logits.argmax(axis=-1))
-    return np.concatenate(losses), np.concatenate(choices)
+            chances = _log_softmax(own.run(ids, at, cache))
+            sums["tokens"] += len(ids)
+            sums["nll"] += _losses(chances, following)
+            if other:
+                _add_difference(sums, chances, _log_softmax(other.run(ids, at, other_cache)), following)
+            beat()
+    tokens = sums.pop("tokens")
+    return {"tokens": int(tokens), **{name: round(total / tokens, 4) for name, total in sums.items()}}
 
 
-def compared(own: Scores | None, source: Scores | None) -> dict[str, float]:
-    """A bundle's scores for its description: `tokens` (predicted ones), `nll` (nats a token).
+def _add_difference(sums: dict[str, float], own: Floats, source: Floats, following: NDArray[np.int64]) -> None:
+    """Add what a few tokens say of two graphs, given log probabilities [tokens, vocabulary]."""
+    sums["source_nll"] += _losses(source, following)
+    sums["top1"] += float((own.argmax(axis=-1) == source.argmax(axis=-1)).sum())
+    sums["kl"] += float((np.exp(source) * (source - own)).sum(dtype=np.float64))
 
-    Beside those of its source also `source_nll`, and `top1`, the share of tokens where both have the same first
-    choice. {} without scores.
+
+def _losses(chances: Floats, following: NDArray[np.int64]) -> float:
+    return -float(chances[np.arange(len(chances)), following].sum(dtype=np.float64))
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return logits
+
+
+def round_trip(folder: Path) -> dict[str, int | bool]:
+    """The text through the tokenizer of the bundle `folder` and back.
+
+    `tokens` of the text; `stable`: what they decode to makes the same tokens; `changed_words`: how many words of the
+    text are not in what they decode to, which is no mistake of a tokenizer that lower-cases.
     """
-    if own is None:
-        return {}
-    nll, choices = own
-    result = {"tokens": len(nll), "nll": round(float(nll.mean()), 4)}
-    if source is not None:
-        result["source_nll"] = round(float(source[0].mean()), 4)
-        result["top1"] = round(float((choices == source[1]).mean()), 4)
-    return result
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    ids = calibration_tokens(folder)
+    back = tokenizer.decode(ids, skip_special_tokens=False)
+    changed = Counter(TEXT.read_text(encoding="utf-8").split()) - Counter(back.split())
+    stable = tokenizer.encode(back, add_special_tokens=False).ids == ids
+    return {"tokens": len(ids), "stable": stable, "changed_words": changed.total()}
 
 
 def calibration_tokens(folder: Path) -> list[int]:

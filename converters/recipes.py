@@ -52,7 +52,7 @@ class Recipe:
         self.graph = graph
         self.source = source
         self.progress = progress
-        self.squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.squares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])  # by type and name
         self._tables: dict[str, Region] = {}
 
     def enter(self, x: ir.Value, columns: int) -> ir.Value:
@@ -118,9 +118,12 @@ class Recipe:
         ]
         return self.graph.constant(f"{'+'.join(names)}.bias", np.concatenate(parts))
 
-    def report(self) -> dict[str, float]:
-        """Relative RMS error of the stored matrices, by the type they came from."""
-        return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in self.squares.items()}
+    def errors(self, part: int) -> dict[str, float]:
+        """Relative RMS error of the stored matrices: by the type they came from (part 0), or by name (part 1)."""
+        sums: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
+        for key, squares in self.squares.items():
+            sums[key[part]] += squares
+        return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in sums.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +225,14 @@ class Exact(Recipe):
                 file.append(stored.scales, packed.scales)
                 if packed.zeros is not None:
                     file.append(stored.zeros, packed.zeros)
-                self._account(tensor.type_name, values, unpack(packed, stored.form, stored.columns))
+                self._account(tensor, values, unpack(packed, stored.form, stored.columns))
                 self.progress(raw.nbytes)
 
     def _pack(self, tensor: TensorInfo, raw: Bytes, values: Floats, form: Format) -> Packed:
         return pack(raw, values, tensor.type_name, form)
 
-    def _account(self, type_name: str, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
-        sums = self.squares[type_name]
+    def _account(self, tensor: TensorInfo, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
+        sums = self.squares[tensor.type_name, tensor.name]
         difference = (stored - values).ravel()
         sums[0] += float(difference @ difference)
         sums[1] += float(values.ravel() @ values.ravel())

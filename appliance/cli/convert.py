@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
 from appliance.bundle import KV_TYPES, RECIPES
+from appliance.cli.formats import section
 from appliance.cli.progress import Statuses
 from appliance.conversion import run_converter
 from appliance.errors import ApplianceError
 from appliance.store.model import bundle_name
+
+WORST_TENSORS = 5  # that are shown
 
 
 @click.command("convert")
@@ -22,19 +27,55 @@ from appliance.store.model import bundle_name
 @click.option(
     "--kv", type=click.Choice(KV_TYPES), default="f32", show_default=True, help="How to cache keys and values."
 )
-def convert(source: Path, out: Path | None, recipe: str, kv: str) -> None:
+@click.option(
+    "--check", is_flag=True, help="Hold the bundle against the source's values in float32, and say how close."
+)
+def convert(source: Path, out: Path | None, recipe: str, kv: str, check: bool) -> None:
     """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE."""
     if not source.exists():
         raise ApplianceError(f"{source} does not exist")
     folder = out or source.with_name(f"{source.stem}.{bundle_name(recipe, kv)}")
     with Statuses() as statuses:
-        asyncio.run(_convert(source, folder, recipe, kv, statuses))
+        bundle = asyncio.run(_convert(source, folder, recipe, kv, check, statuses))
     size = sum(path.stat().st_size for path in folder.iterdir())
     click.echo(f"converted '{source}' to '{folder}' ({size / 1e6:.0f} MB)")
+    if check:
+        click.echo("".join(section(title, rows) for title, rows in _report(bundle["report"]) if rows), nl=False)
 
 
-async def _convert(source: Path, folder: Path, recipe: str, kv: str, statuses: Statuses) -> None:
-    async with aclosing(run_converter(source, folder, recipe, kv)) as lines:
+async def _convert(
+    source: Path, folder: Path, recipe: str, kv: str, check: bool, statuses: Statuses
+) -> Mapping[str, Any]:
+    """Returns the bundle's description."""
+    async with aclosing(run_converter(source, folder, recipe, kv, check=check)) as lines:
         async for line in lines:
             if status := line.get("status"):
                 statuses.show(status, line["completed"], line["total"])
+    bundle: Mapping[str, Any] = line["bundle"]
+    return bundle
+
+
+def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """What a check found, in sections."""
+    found, tokenizer, errors = report.get("fidelity"), report["tokenizer"], report["tensors"]
+    if found:
+        yield (
+            f"Against the source in float32, {found['tokens']} tokens",
+            [
+                ("NLL", f"{found['nll']:.4f}"),
+                ("source's NLL", f"{found['source_nll']:.4f}"),
+                ("difference", f"{found['nll'] - found['source_nll']:+.4f}"),
+                ("same first choice", f"{100 * found['top1']:.1f} %"),
+                ("KL divergence", f"{found['kl']:.4f}"),
+                ("bar", found["bar"]),
+            ],
+        )
+    yield (
+        "Tokenizer",
+        [
+            ("tokens", str(tokenizer["tokens"])),
+            ("words changed there and back", str(tokenizer["changed_words"])),
+        ],
+    )
+    worst = sorted(errors.items(), key=lambda item: -item[1])[:WORST_TENSORS]
+    yield "Largest relative errors of weights", [(name, f"{100 * error:.2f} %") for name, error in worst]

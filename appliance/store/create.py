@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +23,11 @@ from appliance.store.names import ModelName, is_cloud, parse_name, parse_referen
 from appliance.store.parameters import DEPRECATED, check_parameters
 from appliance.store.store import Store, StoredModel
 
-QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M", "Q4_K")
+QUANTIZATIONS: Mapping[str, str] = {
+    "F32": "fp32", "F16": "exact", "BF16": "exact", "Q8_0": "exact", "Q4_K_S": "q4", "Q4_K_M": "q4", "Q4_K": "q4",
+}  # fmt: skip
+"""Ollama's names and the recipes they come to; F16 and BF16 are kept in 8 bits, as close as the recipe exact is."""
+NO_DIGEST = "0000000000000000000"
 _UNQUANTIZED = ("F32", "F16", "BF16")
 _UNSUPPORTED_LAYERS = ("adapter", "draft", "tensor", "json")
 _CONFIG_KEYS = (
@@ -52,6 +56,7 @@ class Draft:
     parts: list[Part] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    quantizing: str = ""
 
     @property
     def model_digest(self) -> str:
@@ -62,6 +67,12 @@ class Draft:
     def digests(self) -> set[str]:
         """Every blob it needs."""
         return {part.layer.digest for part in self.parts}
+
+    def conversion(self, progress: Progress) -> Progress:
+        """The converter's progress as a stream tells it."""
+        if not self.quantizing:
+            return progress
+        return replace(progress, status=self.quantizing, digest=NO_DIGEST if progress.total else "")
 
     def add(self, kind: str, content: bytes) -> None:
         """Append a new layer."""
@@ -95,10 +106,10 @@ def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, 
     else:
         raise InvalidRequest("neither 'from' or 'files' was specified")
     _describe(store, draft, request)
-    _check_quantization(request.quantize.upper(), store.headers.facts(draft.model_digest).file_type)
+    recipe = _quantize(draft, request.quantize.upper())
     for warning in sorted(DEPRECATED & request.parameters.keys()):
         yield Progress(f"warning: parameter {warning} is deprecated")
-    _set_texts(draft, request, inherited)
+    _set_texts(draft, request, inherited, recipe)
     return draft
 
 
@@ -145,6 +156,8 @@ def _start_from_model(store: Store, draft: Draft, source: str) -> Mapping[str, A
         draft.parts.append(Part(taken))
     inherited = ("model_format", "renderer", "parser", "requires", "capabilities")
     draft.config = {key: base.config[key] for key in inherited if base.config.get(key)}
+    if "recipe" in base.parameters and base.config.get("file_type"):  # which may say more than the file does
+        draft.config["file_type"] = base.config["file_type"]
     return base.parameters
 
 
@@ -194,16 +207,20 @@ def _check_kind(metadata: Mapping[str, Any]) -> None:
         raise InvalidRequest("split GGUF files are not supported yet; merge them into one file first")
 
 
-def _check_quantization(wanted: str, present: str) -> None:
+def _quantize(draft: Draft, wanted: str) -> str:
+    """Note in the draft what it is to be quantised to; returns the recipe, "" if it stays as it is."""
+    present = draft.config["file_type"]
     if not wanted or wanted == present:
-        return
+        return ""
     if wanted not in QUANTIZATIONS:
         raise ModelFileError(
             f"unsupported quantization type {wanted} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
         )
     if present not in _UNQUANTIZED:
         raise ModelFileError("quantization is only supported for F16, BF16 and F32 models")
-    raise InvalidRequest(f"quantizing from {present} to {wanted} is not supported yet")
+    draft.config["file_type"] = wanted
+    draft.quantizing = f"quantizing {present} model to {wanted}"
+    return QUANTIZATIONS[wanted]
 
 
 def _describe(store: Store, draft: Draft, request: CreateRequest) -> None:
@@ -260,15 +277,22 @@ def _ordered(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields | {"architecture": "amd64", "os": "linux"}
 
 
-def _set_texts(draft: Draft, request: CreateRequest, inherited: Mapping[str, Any]) -> None:
-    """Replace, append or merge the layers that a request gives; `inherited` are the source's parameters."""
+def _set_texts(draft: Draft, request: CreateRequest, inherited: Mapping[str, Any], recipe: str) -> None:
+    """Replace, append or merge the layers that a request gives.
+
+    `inherited` are the source's parameters, `recipe` is that of its quantisation, kept as a parameter. Raises
+    InvalidRequest where the request asks for another one.
+    """
     if request.template:
         draft.replace("template", request.template.encode())
     if request.system:
         draft.replace("system", request.system.encode())
     for text in filter(None, request.licenses):
         draft.add("license", text.encode())
-    parameters = check_parameters(request.parameters)
+    parameters = dict(check_parameters(request.parameters))
+    if recipe and parameters.setdefault("recipe", recipe) != recipe:
+        asked = f"quantize {request.quantize.upper()} and the parameter recipe {parameters['recipe']}"
+        raise InvalidRequest(f"{asked} contradict each other; leave one of them out")
     draft.parameters = {**inherited, **parameters}
     if parameters:
         draft.replace("params", encode(draft.parameters, sort_keys=True))

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.tiny_model import write_tiny_gguf
 
 from .conftest import Outcome
@@ -23,6 +25,19 @@ def test_the_bundle_lies_beside_its_source(appliance: Run, tmp_path: Path) -> No
     assert outcome.out.startswith(f"converted '{source}' to '{tmp_path / 'tiny.fp32'}' (")
     assert (tmp_path / "tiny.fp32" / "bundle.json").exists()
     assert "converting model" in outcome.err
+
+
+def test_a_check_says_how_close_the_bundle_is(appliance: Run, tmp_path: Path) -> None:
+    outcome = appliance("convert", str(write_tiny_gguf(tmp_path / "tiny.gguf")), "--check")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split("    ") for line in outcome.out.splitlines()]
+    rows = {cells[1].strip(): cells[2].strip() for cells in lines if len(cells) > 2 and not cells[0].strip()}
+    difference = float(rows["NLL"]) - float(rows["source's NLL"])
+    assert float(rows["difference"]) == pytest.approx(difference, abs=2e-4)
+    assert rows["same first choice"].endswith(" %")
+    assert rows["bar"] == "not judged: the source cannot read the text"
+    assert rows["words changed there and back"] == "0"
+    assert "Largest relative errors of weights" in outcome.out
 
 
 def test_the_bundle_goes_where_it_is_wanted_and_replaces_nothing(appliance: Run, tmp_path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from appliance.bundle import MODEL, read_description
+from appliance.bundle import MODEL, TOKENIZER, read_description
 from converters import fidelity
 from converters.bundle import convert
-from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, compared, scores
+from converters.fidelity import MOST_WINDOWS, WINDOW_TOKENS, calibration_tokens, compare, round_trip
 from tests.converters.running import Decoder
 from tests.tiny_model import write_tiny_gguf
 
@@ -36,20 +37,45 @@ def test_nll_is_that_of_whole_windows(folder: Path) -> None:
     ids = calibration_tokens(folder)
     places = np.linspace(0, len(ids) - WINDOW_TOKENS, MOST_WINDOWS).astype(int)
     expected = plain_nll(folder, [ids[place : place + WINDOW_TOKENS] for place in places])
-    result = compared(scores(folder / MODEL), None)
+    result = compare(folder / MODEL, None)
     assert result == {"tokens": MOST_WINDOWS * (WINDOW_TOKENS - 1), "nll": pytest.approx(expected, abs=1e-3)}
 
 
 def test_against_itself_and_another(folder: Path, tmp_path: Path) -> None:
-    own = scores(folder / MODEL)
-    same = compared(own, own)
+    same = compare(folder / MODEL, folder / MODEL)
     assert same["nll"] == same["source_nll"]
-    assert same["top1"] == 1
+    assert (same["top1"], same["kl"]) == (1, 0)
     convert(write_tiny_gguf(tmp_path / "m.gguf", seed=1), tmp_path / "other", "fp32")
-    other = compared(scores(tmp_path / "other" / MODEL), own)
+    other = compare(tmp_path / "other" / MODEL, folder / MODEL)
     assert other["source_nll"] == same["nll"]
     assert other["nll"] != same["nll"]
     assert other["top1"] < 0.5
+    assert other["kl"] > 1
+
+
+def test_divergence_is_that_of_the_definition(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.txt").write_text("hello the inn")
+    monkeypatch.setattr(fidelity, "TEXT", tmp_path / "t.txt")
+    convert(write_tiny_gguf(tmp_path / "m.gguf", seed=1), tmp_path / "other", "fp32")
+    ids = calibration_tokens(folder)
+    p, q = (Decoder(path).all_logits(ids)[:-1].astype(np.float64) for path in (folder, tmp_path / "other"))
+    p, q = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (p, q))
+    expected = float((np.exp(p) * (p - q)).sum(1).mean())
+    assert compare(tmp_path / "other" / MODEL, folder / MODEL)["kl"] == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_text_comes_back_whole(folder: Path) -> None:
+    tokens = len(calibration_tokens(folder))
+    assert round_trip(folder) == {"tokens": tokens, "stable": True, "changed_words": 0}
+
+
+def test_a_tokenizer_that_does_not_come_back_is_noticed(folder: Path, tmp_path: Path) -> None:
+    facts = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+    facts["decoder"] = {"type": "Fuse"}  # the bytes' stand-ins stay as they are
+    (tmp_path / TOKENIZER).write_text(json.dumps(facts), encoding="utf-8")
+    result = round_trip(tmp_path)
+    assert not result["stable"]
+    assert result["changed_words"] > 0
 
 
 def test_a_window_begins_as_prompts_do(tmp_path: Path) -> None:
@@ -65,14 +91,14 @@ def test_a_window_begins_as_prompts_do(tmp_path: Path) -> None:
 def test_nothing_to_measure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     (tmp_path / "t.txt").write_text(text)
     monkeypatch.setattr(fidelity, "TEXT", tmp_path / "t.txt")
-    assert compared(scores(folder / MODEL), None) == {}
+    assert compare(folder / MODEL, None) == {}
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("ab", 1), ("xyz" * 20, 59)])
 def test_a_short_text(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, tokens: int) -> None:
     (tmp_path / "t.txt").write_text(text)
     monkeypatch.setattr(fidelity, "TEXT", tmp_path / "t.txt")
-    assert compared(scores(folder / MODEL), None)["tokens"] == tokens
+    assert compare(folder / MODEL, None)["tokens"] == tokens
 
 
 def test_the_text_is_not_one_that_tests_measure_on() -> None:

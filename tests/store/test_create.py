@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from appliance.core import CreateRequest, Message
+from appliance.core import CreateRequest, Message, Progress
 from appliance.errors import (
     ApplianceError,
     BlobNotFound,
@@ -350,19 +350,48 @@ def test_two_models_at_once(store: Store, make_gguf: MakeGGUF) -> None:
 @pytest.mark.parametrize(
     ("file_type", "quantize", "kind", "message"),
     [
-        (1, "q8_0", InvalidRequest, "quantizing from F16 to Q8_0 is not supported yet"),
         (15, "Q8_0", ModelFileError, "quantization is only supported for F16, BF16 and F32 models"),
         (1, "q5_0", ModelFileError,
          "unsupported quantization type Q5_0 - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"),
     ],
 )  # fmt: skip
-def test_quantizing(
+def test_quantizations_that_are_refused(
     store: Store, create: Create, file_type: int, quantize: str, kind: type[ApplianceError], message: str
 ) -> None:
     with pytest.raises(kind) as caught:
         create("m", {"file_type": file_type}, quantize=quantize)
     assert str(caught.value) == message
     create("m", {"file_type": file_type}, quantize={1: "f16", 15: "q4_k_m"}[file_type])
+
+
+@pytest.mark.parametrize(
+    ("asked", "recipe"),
+    [("f32", "fp32"), ("bf16", "exact"), ("Q8_0", "exact"), ("q4_k_s", "q4"), ("Q4_K_M", "q4"), ("q4_K", "q4")],
+)
+def test_quantizing(store: Store, make_gguf: MakeGGUF, asked: str, recipe: str) -> None:
+    digest = add_file(store, make_gguf())
+    files = {"m.gguf": digest}
+    draft = draft_of(store, CreateRequest("m", files=files, quantize=asked))
+    assert draft.parameters["recipe"] == recipe
+    told = draft.conversion(Progress("converting model", digest, total=9, completed=3))
+    assert told == Progress(f"quantizing F16 model to {asked.upper()}", "0" * 19, total=9, completed=3)
+    run_create(store, CreateRequest("m", files=files, quantize=asked))
+    assert store.model("m").facts().quantization_level == asked.upper()
+    run_create(store, CreateRequest("child", source="m", system="s"))
+    child = store.model("child")
+    assert (child.facts().quantization_level, child.parameters["recipe"]) == (asked.upper(), recipe)
+
+
+def test_quantizing_twice(store: Store, create: Create) -> None:
+    create("m", {"file_type": 0}, quantize="Q8_0")
+    with pytest.raises(ModelFileError, match="only supported for F16, BF16 and F32 models"):
+        run_create(store, CreateRequest("again", source="m", quantize="Q4_K_M"))
+
+
+def test_quantizing_and_a_recipe(create: Create) -> None:
+    create("m", {"file_type": 1}, quantize="Q4_K_M", parameters={"recipe": "q4"})
+    with pytest.raises(InvalidRequest, match=r"^quantize Q4_K_M and the parameter recipe exact contradict each other"):
+        create("m", {"file_type": 1}, quantize="Q4_K_M", parameters={"recipe": "exact"})
 
 
 @pytest.mark.parametrize("kind", ["adapter", "draft", "tensor", "json"])
