@@ -142,6 +142,7 @@ def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], 
         raise UnsupportedModel("a model split over several files", ("a single file",))
     architecture = ARCHITECTURES[name]
     vocabulary = read_vocabulary(metadata)
+    vocabulary.check_decoder()
     config = architecture.read_config(metadata, gguf.tensors)
     weights = WeightsFile()
     graph, batch = Graph(weights), None

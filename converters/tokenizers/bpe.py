@@ -1,0 +1,92 @@
+"""Byte pair encoding: over bytes, as GPT-2 does, and over characters with ▁ for spaces, as SentencePiece does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from appliance.errors import NotGGUF, UnsupportedModel
+from converters.tokenizers.entries import UNKNOWN, Entries, required
+from converters.tokenizers.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+
+SPACE = "▁"
+
+
+def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+    """The one the metadata names; raises UnsupportedModel for names that are not known."""
+    name = metadata.get("tokenizer.ggml.pre", "default")  # files older than the key; llama.cpp does the same
+    if metadata["tokenizer.ggml.model"] == "gemma4":
+        name = "gemma4"
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
+        raise UnsupportedModel(f"pre-tokenizer {str(name)[:40]!r}", tuple(sorted(PRE_TOKENIZERS)))
+    return PRE_TOKENIZERS[name]
+
+
+def byte_level(entries: Entries, cut: PreTokenizer) -> Tokenizer:
+    """The tokenizer of a vocabulary with merges of its own."""
+    merges = [_pair(merge) for merge in required(entries.metadata, "merges")]
+    if cut.spaces:
+        return _with_spaces(_bpe(entries.vocabulary(), merges, byte_fallback=True, fuse_unk=True), prefix=False)
+    tokenizer = Tokenizer(_bpe(entries.vocabulary(), merges, ignore_merges=cut.whole_words))
+    if cut.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in cut.patterns]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def sentencepiece(entries: Entries) -> Tokenizer:
+    """The tokenizer of a vocabulary whose merges follow from its scores.
+
+    In the form of transformers' convert_slow_tokenizer.py, so that it equals the model's original fast tokenizer.
+    """
+    vocab = entries.vocabulary()
+    unknown = next((entries.tokens[index] for index in entries.of_type(UNKNOWN)), None)
+    merges = merges_by_score(vocab, entries.scores())
+    model = _bpe(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    return _with_spaces(model, entries.flag("add_space_prefix", True))
+
+
+def _with_spaces(model: models.BPE, prefix: bool) -> Tokenizer:
+    """With ▁ for spaces, and if `prefix` one in front of the text."""
+    tokenizer = Tokenizer(model)
+    spaces = [normalizers.Replace(" ", SPACE)]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spaces] if prefix else spaces)
+    back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
+    return tokenizer
+
+
+def merges_by_score(vocab: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """All pairs of tokens that join to a token, best score of the joined token first.
+
+    Among equal scores the order is that of transformers' `generate_merges`.
+    """
+    ranked = []
+    for token, index in vocab.items():
+        halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
+        pairs = [pair for pair in halves if pair[0] in vocab and pair[1] in vocab]
+        pairs.sort(key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+        ranked += [((scores[index], len(left), len(right)), (left, right)) for left, right in pairs]
+    ranked.sort(key=lambda entry: entry[0], reverse=True)
+    return [pair for _, pair in ranked]
+
+
+def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> models.BPE:
+    try:
+        return models.BPE(vocab=vocab, merges=merges, **options)
+    except Exception as error:  # the library raises nothing more precise
+        raise NotGGUF(f"a damaged model: the tokenizer's merges: {error}") from error
+
+
+def _pair(merge: Any) -> tuple[str, str]:
+    """The halves of "left right". The first half may begin with a space, as in vocabularies with real spaces."""
+    at = merge.find(" ", 1) if isinstance(merge, str) else 0
+    if at < 1 or at + 1 == len(merge) or " " in merge[at + 1 :]:
+        raise NotGGUF(f"a damaged model: the merge {str(merge)[:40]!r} in tokenizer.ggml.merges")
+    return merge[:at], merge[at + 1 :]
