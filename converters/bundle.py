@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import hashlib
 import os
 import re
 import shutil
@@ -23,18 +22,18 @@ import psutil
 from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
 from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotEnoughMemory, NotGGUF, UnsupportedModel
-from converters.architectures import llama
+from converters.architectures import ARCHITECTURES
+from converters.architectures.decoder import Config
 from converters.bars import judged
 from converters.fidelity import calibration_tokens, compare, importance, round_trip
 from converters.graph import Graph
 from converters.kv_cache import cache_in_int8, cache_scales
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
 from converters.rotation import Rotated
-from converters.source import GGUFSource
+from converters.source import Source, open_source
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
 
-ARCHITECTURES = {llama.NAME: llama}
 PRODUCER = "edge-appliance"
 ROTATED = "int8-rotated"
 ROTATED_DECODES_WITH = "compact"  # few rows: bytes are what takes time
@@ -43,7 +42,6 @@ REFERENCE = "reference"  # in a bundle in the making: what it is measured agains
 SOURCE_FACTOR = 1.3  # the memory that running the reference takes for each byte of its weights
 CHECK_FACTOR = 1.7  # and that running it beside the bundle takes for each byte of both
 DESCRIPTION_BYTES = 1 << 20  # more than bundle.json ever takes
-BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
 
 Progress = Callable[[int, int], None]  # completed and total bytes of the source
 
@@ -61,7 +59,7 @@ class Plan:
     """A checked conversion: all decided, nothing written. `weights` fills itself from the open source."""
 
     architecture: str
-    config: llama.Config
+    config: Config
     vocabulary: Vocabulary
     recipe: Recipe
     graph: Graph
@@ -101,10 +99,10 @@ def convert(
     started = time.monotonic()
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
-    with GGUFSource(source) as gguf:
-        total = sum(tensor.size for tensor in gguf.header.tensors)
+    with open_source(source) as model:
+        total = sum(tensor.size for tensor in model.tensors.values())
         meter = _Meter(progress, total)
-        plan = make_plan(gguf, recipe, kv, meter.advance)
+        plan = make_plan(model, recipe, kv, meter.advance)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead_partials(folder)
         available = shutil.disk_usage(folder.parent).free
@@ -113,7 +111,7 @@ def convert(
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
         partial.mkdir()
         try:
-            bundle = _write(plan, gguf, Choice(recipe, kv, check), partial, started)
+            bundle = _write(plan, model, Choice(recipe, kv, check), partial, started)
             partial.rename(folder)
             _sync(folder.parent)
         except BaseException as error:
@@ -125,9 +123,9 @@ def convert(
     return bundle
 
 
-def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], None]) -> Plan:
+def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], None]) -> Plan:
     """Check the model and lay out the whole bundle in memory, except the weights."""
-    metadata = gguf.metadata
+    metadata = source.metadata
     for kind, value, known in (("recipe", recipe, NAMES), ("KV cache type", kv, KV_TYPES)):
         if value not in known:
             raise UnsupportedModel(f"{kind} {value!r}", known)
@@ -138,32 +136,30 @@ def make_plan(gguf: GGUFSource, recipe: str, kv: str, progress: Callable[[int], 
         raise UnsupportedModel(f"architecture {str(name)[:40]!r}", tuple(ARCHITECTURES))
     if metadata.get("general.type", "model") != "model":
         raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
-    if metadata.get("split.count", 1) != 1:
-        raise UnsupportedModel("a model split over several files", ("a single file",))
     architecture = ARCHITECTURES[name]
     vocabulary = read_vocabulary(metadata)
     vocabulary.check_decoder()
-    config = architecture.read_config(metadata, gguf.tensors)
+    config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()
     graph, batch = Graph(weights), None
-    chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, gguf, progress)
+    chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
     architecture.build(graph, chosen, config)
     if recipe == ROTATED:
         assert isinstance(chosen, Exact)
         batch = Graph(weights)
-        architecture.build(batch, Rotated(batch, gguf, chosen), config)
+        architecture.build(batch, Rotated(batch, source, chosen), config)
     tokenizer = vocabulary.tokenizer.to_str().encode()
     return Plan(name, config, vocabulary, chosen, graph, batch, weights, tokenizer)
 
 
-def _write(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path, started: float) -> Bundle:
+def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: float) -> Bundle:
     """Write every file of the bundle into `folder`, and make all of it durable.
 
     What loses something is measured, and everything is when a check is asked for.
     """
-    reference = _reference(plan, gguf, choice, folder)
+    reference = _reference(plan, source, choice, folder)
     _write_files(plan, folder)
-    bundle = _description(plan, gguf, choice.recipe)
+    bundle = _description(plan, source, choice.recipe)
     write_description(folder, bundle)
     if choice.kv != "f32":
         reference = reference or Path(shutil.copy(folder / MODEL, folder / REFERENCE))
@@ -182,7 +178,7 @@ def _write(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path, started: 
     return bundle
 
 
-def _reference(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path) -> Path | None:
+def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path | None:
     """The graph that the bundle is held against, in a bundle of its own below `folder`, if it needs one.
 
     For a check that is the source's values in float32: raises NotEnoughMemory or NotEnoughDisk where they have no
@@ -191,7 +187,7 @@ def _reference(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path) -> Pa
     if not choice.check and choice.recipe not in NOT_EXACT:
         return None
     recipe, available = "fp32" if choice.check else "exact", psutil.virtual_memory().available
-    other = make_plan(gguf, recipe, "f32", lambda size: plan.recipe.progress(0))
+    other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0))
     needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
     if choice.check and needed > available:
         raise NotEnoughMemory(needed, available)
@@ -199,13 +195,13 @@ def _reference(plan: Plan, gguf: GGUFSource, choice: Choice, folder: Path) -> Pa
         return None
     if (free := shutil.disk_usage(folder).free) < other.size + plan.size:
         raise NotEnoughDisk(other.size + plan.size, free)
-    source = folder / REFERENCE
-    source.mkdir()
-    _write_files(other, source)
-    write_description(source, _description(other, gguf, recipe))
+    reference = folder / REFERENCE
+    reference.mkdir()
+    _write_files(other, reference)
+    write_description(reference, _description(other, source, recipe))
     if isinstance(plan.recipe, FourBits):
-        plan.recipe.importance = importance(source)
-    return source / MODEL if needed <= available else None
+        plan.recipe.importance = importance(reference)
+    return reference / MODEL if needed <= available else None
 
 
 def _measures(plan: Plan, choice: Choice, folder: Path, reference: Path | None) -> dict[str, Any]:
@@ -240,11 +236,11 @@ def _write_files(plan: Plan, folder: Path) -> None:
         (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")
 
 
-def _description(plan: Plan, gguf: GGUFSource, recipe: str) -> Bundle:
+def _description(plan: Plan, source: Source, recipe: str) -> Bundle:
     config, vocabulary = plan.config, plan.vocabulary
     return Bundle(
         architecture=plan.architecture,
-        parameters=sum(_count(tensor.shape) for tensor in gguf.header.tensors),
+        parameters=sum(_count(tensor.shape) for tensor in source.tensors.values()),
         layers=config.layers,
         kv_heads=config.kv_heads,
         head_dim=config.head_dim,
@@ -255,7 +251,7 @@ def _description(plan: Plan, gguf: GGUFSource, recipe: str) -> Bundle:
         eos_tokens=vocabulary.eos_tokens,
         add_bos=vocabulary.add_bos,
         recipe=recipe,
-        source_digest=source_digest(gguf.path),
+        source_digest=source.digest(),
     )
 
 
@@ -287,15 +283,6 @@ def peak_bytes() -> int | None:
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) * 1024 if found else None
-
-
-def source_digest(path: Path) -> str:
-    """The file's "sha256:…"; a blob of a model store carries it in its name."""
-    named = BLOB_NAME.fullmatch(path.name)
-    if named:
-        return f"sha256:{named[1]}"
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 class _Meter:

@@ -6,8 +6,10 @@
     Q4_1, Q4_K               4 bits, blocks of 32, with sums    1/400 of a step
       … below 2^20 weights,
       … and as an embedding  8 bits, blocks of 64               1/20 of a step
-    F32, F16, BF16, Q5_1,
-    Q5_K, Q6_K               8 bits, blocks of 64               1/250 of a block's largest value
+    F32, F16, BF16, F64,
+    Q5_1, Q5_K, Q6_K, and
+    all of 1 to 4 bits that
+    are no such grid         8 bits, blocks of 64               1/250 of a block's largest value
 
 Fused matrices of several types take the finest of their formats. Rows that 64 does not divide use blocks of 32.
 
@@ -191,8 +193,8 @@ def _half_floats(raw: Bytes, type_name: str, count: int) -> Floats:
 
 
 def _round(blocks: Floats, scales: Floats, low: int, high: int) -> Floats:
-    """Nearest whole multiples of each block's scale, within bounds; 0 where the scale is 0."""
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    """Nearest whole multiples of each block's scale, within bounds; 0 where the scale is (all but) 0."""
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) >= np.finfo(np.float32).tiny)
     rounded: Floats = np.rint(blocks * inverse[:, :, None]).clip(low, high)
     return rounded
 

@@ -108,6 +108,19 @@ def silu_gate(graph: Graph, gate: ir.Value, up: ir.Value) -> ir.Value:
     return graph.node("Mul", active, up)[0]
 
 
+def gelu_gate(graph: Graph, gate: ir.Value, up: ir.Value) -> ir.Value:
+    """gelu(gate) · up, with gelu's tanh form"""
+    (active,) = graph.node("FastGelu", gate, domain=MICROSOFT)
+    return graph.node("Mul", active, up)[0]
+
+
+def scaled(graph: Graph, x: ir.Value, factor: float, name: str) -> ir.Value:
+    """factor · x; the constant's name tells several apart. No node for a factor of 1."""
+    if factor == 1.0:
+        return x
+    return graph.node("Mul", x, graph.constant(name, np.array(factor, np.float32)))[0]
+
+
 def with_averages(graph: Graph, x: ir.Value, block: int, times: int) -> ir.Value:
     """x [B,S,K] followed by its averages over blocks of columns, so many times."""
     (blocks,) = graph.node("Reshape", x, graph.constant(f"blocks.{block}", np.array([0, 0, -1, block])))

@@ -36,11 +36,11 @@ from converters.formats import (
 )
 from converters.graph import MICROSOFT, Graph, with_averages
 from converters.rounding import grid
-from converters.source import GGUFSource
+from converters.source import Source
 from converters.weights import Region
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-FULL_PRECISION = frozenset({"F32", "F16", "BF16", "Q8_0"})
+FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16", "Q8_0"})
 FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 Progress = Callable[[int], None]
 
@@ -48,7 +48,7 @@ Progress = Callable[[int], None]
 class Recipe:
     """What all recipes share: vectors, tables and biases. `progress` is told the source bytes that were used."""
 
-    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+    def __init__(self, graph: Graph, source: Source, progress: Progress) -> None:
         self.graph = graph
         self.source = source
         self.progress = progress
@@ -62,6 +62,19 @@ class Recipe:
     def gain(self, name: str) -> ir.Value:
         """The gain of an RMSNorm over the residual stream."""
         return self.vector(name)
+
+    def written_gain(self, name: str) -> ir.Value:
+        """The gain of an RMSNorm over what a matrix is about to add to the residual stream."""
+        return self.vector(name)
+
+    def head_gains(self, queries: str, keys: str, heads: int, kv_heads: int) -> ir.Value:
+        """The gains `queries` and `keys` [head_dim] of an RMSNorm over each head, for [heads + kv_heads, head_dim]."""
+        parts = []
+        for name, count in ((queries, heads), (keys, kv_heads)):
+            tensor = self.source.tensors[f"{name}.weight"]
+            self.progress(tensor.size)
+            parts.append(np.tile(self.source.values(tensor), (count, 1)))
+        return self.graph.constant(f"{queries}+{keys}", np.concatenate(parts))
 
     def back(self, x: ir.Value, name: str) -> ir.Value:
         """`linear` with a matrix that writes the residual stream."""
@@ -141,7 +154,7 @@ class Stored:
 class Exact(Recipe):
     """Block-quantised weights that stand for the source's values as closely as formats.py says."""
 
-    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+    def __init__(self, graph: Graph, source: Source, progress: Progress) -> None:
         super().__init__(graph, source, progress)
         self._stored: dict[tuple[Format, tuple[str, ...]], Stored] = {}
 
@@ -266,7 +279,7 @@ class FourBits(Compact):
     column's input; it is to be set before the weights are written, and without it all columns count the same.
     """
 
-    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+    def __init__(self, graph: Graph, source: Source, progress: Progress) -> None:
         super().__init__(graph, source, progress)
         self.importance: Mapping[str, Floats] = {}
 
@@ -291,7 +304,7 @@ class FourBits(Compact):
 class Full(Recipe):
     """The source's values as float32: the reference that the other recipes are held against."""
 
-    def __init__(self, graph: Graph, source: GGUFSource, progress: Progress) -> None:
+    def __init__(self, graph: Graph, source: Source, progress: Progress) -> None:
         super().__init__(graph, source, progress)
         self._stored: dict[tuple[str, ...], ir.Value] = {}
 

@@ -24,9 +24,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from appliance.errors import UnsupportedModel
 from converters.graph import MICROSOFT, Graph
 from converters.recipes import FLOAT, Exact
-from converters.source import GGUFSource
+from converters.source import Source
 
 Floats = NDArray[np.float32]
 
@@ -86,7 +87,7 @@ def round_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
 class Rotated(Exact):
     """Rotated int8 matrices for a second graph over the weights file of `other`, whose embedding it shares."""
 
-    def __init__(self, graph: Graph, source: GGUFSource, other: Exact) -> None:
+    def __init__(self, graph: Graph, source: Source, other: Exact) -> None:
         super().__init__(graph, source, lambda size: None)
         self.share(other)
         self._rotations: dict[int, Rotation] = {}
@@ -107,6 +108,14 @@ class Rotated(Exact):
         """Ones: the gain is part of the matrices that follow the norm."""
         columns = self.source.tensors[name].shape[0]
         return self.graph.constant(f"ones.{columns}", np.ones(columns, np.float32))
+
+    def written_gain(self, name: str) -> ir.Value:
+        """Refused: such a gain stands between a rotated matrix and the rotated stream, and does not commute."""
+        architecture = self.source.metadata.get("general.architecture")
+        raise UnsupportedModel(
+            f"recipe 'int8-rotated' for the architecture {architecture}, which normalises what it adds to the stream",
+            ("exact", "compact", "q4", "fp32"),
+        )
 
     def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
         """A matrix that reads the residual stream, behind the norm `after`, in int8."""

@@ -1,78 +1,53 @@
-"""Reading tensors of a GGUF file piece by piece, so that no tensor is ever whole in memory."""
+"""What a conversion reads: metadata and lazy tensors, in GGUF's vocabulary whatever kind of file they come from."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
-from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from appliance.errors import NotGGUF, TruncatedGGUF, UnsupportedModel
-from appliance.store.gguf_header import TensorInfo, read_header
-
-CHUNK_VALUES = 1 << 20
-READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+from appliance.store.gguf_header import TensorInfo
+from converters.gguf_source import GGUFSource
 
 
-class GGUFSource:
-    """An open GGUF file. Raises as `read_header` does; every read is a plain read, so pages do not pile up."""
+class Source(Protocol):
+    """An open model. Metadata keys are GGUF's ("llama.block_count"), tensor names too ("blk.0.attn_q.weight")."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.header = read_header(path)
-        self.metadata: dict[str, Any] = self.header.metadata
-        self.tensors = {tensor.name: tensor for tensor in self.header.tensors}
-        for tensor in self.header.tensors:
-            if tensor.type_name not in READABLE:
-                raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name[:80]}", READABLE)
-        self._file = path.open("rb", buffering=0)
+    @property
+    def path(self) -> Path: ...
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def digest(self) -> str:
+        """The "sha256:…" that names exactly this model."""
+        ...
 
     def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns]).
 
-        Raises TruncatedGGUF, and NotGGUF for values that are infinite or no numbers.
+        The raw blocks are those of the tensor's type_name. Raises ModelFileError for data that cannot be used.
         """
-        columns = tensor.shape[-1]
-        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-        row_bytes = tensor.size // rows
-        step = max(1, CHUNK_VALUES // columns)
-        for start in range(0, rows, step):
-            count = min(step, rows - start)
-            self._file.seek(tensor.offset + start * row_bytes)
-            data = self._file.read(count * row_bytes)
-            if len(data) < count * row_bytes:
-                raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file.fileno()).st_size)
-            raw = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
-            values = dequantise(raw, tensor.type_name)
-            if not np.isfinite(values).all():
-                raise NotGGUF(f"a damaged model: tensor {tensor.name} holds values that are not finite")
-            yield raw, values
+        ...
 
     def values(self, tensor: TensorInfo) -> NDArray[np.float32]:
         """The whole of a small tensor, in its own shape."""
-        return np.concatenate([values for _, values in self.chunks(tensor)]).reshape(tensor.shape)
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
-def dequantise(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
-    """Turn rows of blocks [rows, bytes] into float32 [rows, columns]."""
-    values: NDArray[np.float32]
-    if type_name == "F32":
-        values = raw.view(np.float32)
-    elif type_name == "F16":
-        values = raw.view(np.float16).astype(np.float32)
-    else:
-        values = quants.dequantize(raw, GGMLQuantizationType[type_name])
-    return values
+def open_source(path: Path) -> Source:
+    """Open the model at `path`. Raises ModelFileError for what is none, UnsupportedModel for what cannot be read."""
+    return GGUFSource(path)

@@ -13,7 +13,7 @@ from appliance.bundle import MODEL, Bundle, write_description
 from converters.architectures import bert
 from converters.graph import ENCODER_OPSET, Graph
 from converters.recipes import Full
-from converters.source import GGUFSource
+from converters.gguf_source import GGUFSource
 from converters.weights import WeightsFile
 from tests.tiny_model import add_key, add_tensor
 

@@ -1,1 +1,35 @@
-"""One file per model architecture: its configuration, tensor names and graph."""
+"""One file per model architecture: its configuration, tensor names and graph.
+
+An architecture is a module with a NAME (GGUF's general.architecture), `read_config` and `build`, registered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from appliance.store.gguf_header import TensorInfo
+from converters.architectures import llama
+from converters.architectures.decoder import Config
+from converters.graph import Graph
+from converters.recipes import Recipe
+
+
+class Architecture(Protocol):
+    """What a module of this package offers."""
+
+    NAME: str
+
+    def read_config(self, metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Config:
+        """Read and check everything that the graph depends on.
+
+        Raises NotGGUF for what is missing or has another shape, UnsupportedModel for what the graph cannot express.
+        """
+        ...
+
+    def build(self, graph: Graph, weights: Recipe, config: Any) -> None:
+        """Add the whole model to the graph; `config` is what `read_config` returned."""
+        ...
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {llama.NAME: llama}

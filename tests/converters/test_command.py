@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from appliance.bundle import read_description
 from converters.__main__ import main
+from converters.architectures import ARCHITECTURES
 from converters.bundle import convert
-from converters.source import READABLE
+from converters.gguf_source import READABLE
 from converters.weights import WeightsFile
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
@@ -87,7 +88,8 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"llama.attention.layer_norm_rms_epsilon": 0.0}}, "NotGGUF", "layer_norm_rms_epsilon is 0.0"),
     ({"metadata": {"llama.attention.sliding_window": 4096}}, "UnsupportedModel", "sliding_window = 4096"),
     ({"metadata": {"llama.expert_count": 8}}, "UnsupportedModel", "llama.expert_count = 8"),
-    ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "UnsupportedModel", "llama.rope.scaling.type = yarn"),
+    ({"metadata": {"llama.rope.scaling.type": "longrope"}}, "UnsupportedModel", "llama.rope.scaling.type = longrope"),
+    ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "NotGGUF", "scaling.original_context_length is missing"),
     ({"metadata": {"llama.rope.dimension_count": 8}}, "UnsupportedModel", "rope.dimension_count"),
     ({"metadata": {"llama.logit_scale": 2.0}}, "UnsupportedModel", "llama.logit_scale = 2.0"),
     ({"metadata": {"llama.new_trick": 1}}, "UnsupportedModel", "llama.new_trick is not supported"),
@@ -122,20 +124,23 @@ def test_other_architectures_are_refused_with_those_supported(run, tmp_path: Pat
     at = raw.index(b"general.architecture") + len("general.architecture") + 4 + 8
     path.write_bytes(raw[:at] + b"mamba" + raw[at + 5 :])
     status, lines = run(source=path)
+    known = ", ".join(ARCHITECTURES)
     assert (status, lines) == (
         1,
-        [{"error": "architecture 'mamba' is not supported; supported: llama", "kind": "UnsupportedModel"}],
+        [{"error": f"architecture 'mamba' is not supported; supported: {known}", "kind": "UnsupportedModel"}],
     )
 
 
 def test_unread_tensor_types_are_refused_with_those_supported(run, tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "tiny.gguf", tensor_type="Q4_0")
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", tensor_type="F32")
     raw = path.read_bytes()
     at = raw.index(b"blk.1.ffn_up.weight") + len("blk.1.ffn_up.weight") + 4 + 16
-    path.write_bytes(raw[:at] + (20).to_bytes(4, "little") + raw[at + 4 :])
+    path.write_bytes(raw[:at] + (26).to_bytes(4, "little") + raw[at + 4 :])
     status, lines = run(source=path)
     assert status == 1
-    assert lines[-1]["error"].startswith("tensor type IQ4_NL of blk.1.ffn_up.weight is not supported; supported: F32,")
+    assert lines[-1]["error"].startswith(
+        "tensor type I32 of blk.1.ffn_up.weight is not supported; supported: F64, F32,"
+    )
     assert all(name in lines[-1]["error"] for name in READABLE)
 
 

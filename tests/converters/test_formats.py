@@ -13,20 +13,25 @@ from gguf.constants import GGML_QUANT_SIZES
 
 from appliance.bundle import MODEL
 from converters.formats import Format, format_for, pack, unpack
+from converters.gguf_source import READABLE, GGUFSource
 from converters.graph import Graph
 from converters.recipes import RECIPES
-from converters.source import READABLE, GGUFSource
 from converters.weights import WeightsFile
 
 EXACT = ("Q4_0", "Q5_0", "Q8_0")
 SUMS = ("Q4_1", "Q4_K")
+WITH_PLACED_STEPS = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"}
 HALVES = {"Q4_0": 1, "Q4_1": 2, "Q5_0": 1, "Q5_1": 2, "Q8_0": 1, "Q4_K": 2, "Q5_K": 2}
 
 
 def random_blocks(type_name: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Random but sane blocks of a type: [rows, bytes]."""
     rng = np.random.default_rng(seed)
+    if type_name == "F64":
+        return rng.standard_normal((rows, columns)).view(np.uint8)
     kind = GGMLQuantizationType[type_name]
+    if type_name not in WITH_PLACED_STEPS:
+        return random_bytes(type_name, rows, columns, rng)
     if type_name in ("F32", "F16", "BF16"):
         raw: np.ndarray = quants.quantize(rng.standard_normal((rows, columns)).astype(np.float32), kind)
         return np.ascontiguousarray(raw).view(np.uint8).reshape(rows, -1)
@@ -45,11 +50,24 @@ def random_blocks(type_name: str, rows: int, columns: int, seed: int = 0) -> np.
     return blocks.reshape(rows, -1)
 
 
+def random_bytes(type_name: str, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """Blocks of any bytes whose values are of ordinary size, whatever their layout."""
+    kind = GGMLQuantizationType[type_name]
+    values, size = GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows * columns // values, size), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        while (odd := ~(np.abs(quants.dequantize(blocks, kind)).max(axis=1) < 1e4)).any():
+            blocks[odd] = rng.integers(0, 256, (odd.sum(), size), dtype=np.uint8)
+    return blocks.reshape(rows, -1)
+
+
 def halves(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16)[..., None].view(np.uint8)
 
 
 def dequantised(raw: np.ndarray, type_name: str) -> np.ndarray:
+    if type_name == "F64":
+        return raw.view(np.float64).astype(np.float32)
     values: np.ndarray = quants.dequantize(raw, GGMLQuantizationType[type_name])
     return values
 
@@ -57,11 +75,10 @@ def dequantised(raw: np.ndarray, type_name: str) -> np.ndarray:
 def multiplied(folder: Path, raw: np.ndarray, type_name: str, x: np.ndarray, recipe: str = "exact") -> np.ndarray:
     """x times the matrix of these blocks, through a GGUF file, the recipe and ONNX Runtime."""
     writer = GGUFWriter(folder / "m.gguf", "llama")
-    kind = GGMLQuantizationType[type_name]
-    if type_name == "F32":
-        writer.add_tensor("m.weight", raw.view(np.float32))
+    if type_name in ("F32", "F64"):
+        writer.add_tensor("m.weight", raw.view(f"float{type_name[1:]}"))
     else:
-        writer.add_tensor("m.weight", raw, raw_dtype=kind)
+        writer.add_tensor("m.weight", raw, raw_dtype=GGMLQuantizationType[type_name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -77,6 +94,11 @@ def multiplied(folder: Path, raw: np.ndarray, type_name: str, x: np.ndarray, rec
     session = ort.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(None, {"x": x[None]})[0][0]
     return result
+
+
+def test_every_type_that_the_reference_can_dequantise_is_read() -> None:
+    known = {kind.name for kind in quants._type_traits}
+    assert known | {"F64", "F32", "F16"} == set(READABLE)
 
 
 @pytest.mark.parametrize("type_name", READABLE)

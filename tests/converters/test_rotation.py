@@ -15,9 +15,9 @@ from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
 from converters import rotation
 from converters.bundle import ROTATED_DECODES_WITH, convert
+from converters.gguf_source import GGUFSource
 from converters.recipes import Exact, Recipe
 from converters.rotation import Rotated, Rotation, hadamard, orthogonal, round_rows
-from converters.source import GGUFSource
 from tests.converters.running import Decoder
 from tests.converters.test_graph import relative_error, vectors
 from tests.tiny_model import write_tiny_gguf

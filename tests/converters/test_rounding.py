@@ -17,10 +17,10 @@ from converters import recipes
 from converters.bundle import convert
 from converters.fidelity import calibration_tokens, importance
 from converters.formats import Format, pack_grid, unpack
+from converters.gguf_source import GGUFSource
 from converters.graph import Graph
 from converters.recipes import RECIPES, FourBits
 from converters.rounding import grid
-from converters.source import GGUFSource
 from converters.weights import WeightsFile
 from tests.converters.test_formats import dequantised, multiplied, random_blocks
 from tests.converters.test_real_model import DATA, WINDOW_TOKENS, mean_nll, window_logits

@@ -1,0 +1,277 @@
+"""What decoders share, in small pieces that an architecture's `build` puts together:
+
+    step = Step(graph)                                   the inputs of a run
+    stream = Stream(graph, weights, epsilon, x)          the residual stream: norm, add
+    attention(…), normed_heads(…), swiglu(…), geglu(…)   the two halves of a layer
+    head(…)                                              the logits of the rows that are wanted
+
+Nodes cost microseconds of each decoded token, so sums and norms are one node, and matrices that read the same rows
+are one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from appliance.errors import NotGGUF, UnsupportedModel
+from appliance.store.gguf_header import TensorInfo
+from converters.architectures.keys import Keys, Shapes
+from converters.architectures.rope import Tables
+from converters.graph import MICROSOFT, Graph, gelu_gate, pick, scaled, silu_gate
+from converters.recipes import Recipe
+
+ALL_BIASES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+# Keys that change the computation only when they are not these values.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "attention.sliding_window": (0,),
+    "attention.causal": (True,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.clamp_kqv": (0.0,),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "embedding_scale": (0.0, 1.0),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "use_parallel_residual": (False,),
+    "rope.scaling.attn_factor": (0.0, 1.0),
+    "tensor_data_layout": ("Meta AI original pth",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The dimensions of a decoder. An architecture's own configuration adds what only it has."""
+
+    layers: int
+    context_length: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    epsilon: float
+    attention_scale: float
+    vocab_size: int
+    tied: bool
+
+
+def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """The fields of `Config`, from the keys that all decoders have."""
+    heads = keys.integer("attention.head_count")
+    hidden = keys.integer("embedding_length")
+    head_dim = keys.integer("attention.key_length", hidden // heads)
+    kv_heads = keys.integer("attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise NotGGUF(f"a damaged model: {heads} heads share {kv_heads} key heads")
+    if keys.integer("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedModel(f"{keys.name}.attention.value_length other than key_length", ("equal lengths",))
+    if head_dim % 16:
+        raise UnsupportedModel(f"a head size of {head_dim}", ("multiples of 16",))
+    keys.ignore("vocab_size")  # the tokens are counted
+    return {
+        "layers": keys.integer("block_count"),
+        "context_length": keys.integer("context_length"),
+        "hidden": hidden,
+        "intermediate": keys.integer("feed_forward_length"),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "epsilon": keys.number("attention.layer_norm_rms_epsilon"),
+        "attention_scale": keys.number("attention.scale", head_dim**-0.5),
+        "vocab_size": len(keys.metadata.get("tokenizer.ggml.tokens", ())),
+        "tied": "output.weight" not in tensors,
+    }
+
+
+def outer_shapes(config: Config) -> Shapes:
+    """The tensors before and behind the layers."""
+    shapes: Shapes = {
+        "token_embd.weight": (config.vocab_size, config.hidden),
+        "output_norm.weight": (config.hidden,),
+    }
+    return shapes if config.tied else shapes | {"output.weight": (config.vocab_size, config.hidden)}
+
+
+def attention_shapes(config: Config) -> Shapes:
+    """The tensors of a layer's attention, and the norm before it."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    return {
+        "attn_norm.weight": (config.hidden,),
+        "attn_q.weight": (queries, config.hidden),
+        "attn_k.weight": (keys, config.hidden),
+        "attn_v.weight": (keys, config.hidden),
+        "attn_output.weight": (config.hidden, queries),
+    }
+
+
+def gated_shapes(config: Config) -> Shapes:
+    """The tensors of a layer's gated MLP, and the norm before it."""
+    return {
+        "ffn_norm.weight": (config.hidden,),
+        "ffn_gate.weight": (config.intermediate, config.hidden),
+        "ffn_up.weight": (config.intermediate, config.hidden),
+        "ffn_down.weight": (config.hidden, config.intermediate),
+    }
+
+
+def biases(layer: Shapes, names: Sequence[str]) -> Shapes:
+    """The biases of these matrices of a layer."""
+    return {f"{name}.bias": layer[f"{name}.weight"][:1] for name in names}
+
+
+class Step:
+    """The inputs of a run, as docs/design.md says under "Graph contract"."""
+
+    def __init__(self, graph: Graph) -> None:
+        int32, int64 = ir.DataType.INT32, ir.DataType.INT64
+        self.graph = graph
+        self.ids = graph.input("input_ids", int64, ("B", "S"))
+        self.lengths = graph.input("seqlens_k", int32, ("B",))
+        self.total = graph.input("total_sequence_length", int32, ())
+        self.queries = graph.input("query_seqlens", int32, ("B",))
+        logit_rows = graph.input("logit_rows", int64, ("B", "R"))
+        (self.wanted,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
+
+
+class Stream:
+    """The residual stream. What is added to it waits for the next norm, which then is one node with the sum."""
+
+    def __init__(self, graph: Graph, weights: Recipe, epsilon: float, x: ir.Value) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.epsilon = epsilon
+        self.x = x
+        self.added: ir.Value | None = None
+
+    def add(self, x: ir.Value) -> None:
+        """Add x to the stream."""
+        if self.added is not None:
+            (self.x,) = self.graph.node("Add", self.x, self.added)
+        self.added = x
+
+    def norm(self, name: str) -> ir.Value:
+        """RMSNorm of the stream with the gain `name`."""
+        gain = self.weights.gain(name)
+        if self.added is None:
+            return rms_norm(self.graph, self.x, gain, self.epsilon)
+        x, _, _, self.x = self.graph.node(
+            "SkipSimplifiedLayerNormalization",
+            *(self.added, self.x, gain),
+            domain=MICROSOFT,
+            outputs=4,
+            epsilon=self.epsilon,
+        )
+        self.added = None
+        return x
+
+    def add_normed(self, x: ir.Value, name: str) -> None:
+        """Add the RMSNorm of x, which a matrix wrote, with the gain `name`."""
+        self.add(rms_norm(self.graph, x, self.weights.written_gain(name), self.epsilon))
+
+    def only_wanted(self, step: Step, x: ir.Value) -> ir.Value:
+        """Go on with the rows whose logits are wanted, in the stream and in x, which is returned."""
+        assert self.added is None
+        x = pick(self.graph, x, step.wanted)
+        self.x = pick(self.graph, self.x, step.wanted)
+        return x
+
+
+def rms_norm(graph: Graph, x: ir.Value, gain: ir.Value, epsilon: float) -> ir.Value:
+    """RMSNorm over the last axis."""
+    return graph.node("SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon)[0]
+
+
+def attention(
+    step: Step,
+    config: Config,
+    index: int,
+    qkv: Sequence[ir.Value],
+    rope: Tables | None,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> ir.Value:
+    """Causal attention of layer `index` over the cache and into it: [B,S,heads · head_dim].
+
+    `qkv` are queries, keys and values, not yet rotated, or one value that has all three side by side. Each token sees
+    `window` tokens, itself included; 0 is all. `softcap` · tanh(scores / softcap) bounds scores.
+    """
+    graph, shape = step.graph, ("B", config.kv_heads, "C", config.head_dim)
+    names = [f"{kind}.{index}" for kind in ("key", "value")]
+    past = [graph.input(f"past_{name}", ir.DataType.FLOAT, shape) for name in names]
+    queries_keys_values = [*qkv, None, None][:3]
+    optional = {"rotary_interleaved": int(rope.interleaved)} if rope else {}
+    optional |= {"local_window_size": window} if window else {}
+    x, *present = graph.node(
+        "GroupQueryAttention",
+        *(*queries_keys_values, *past, step.lengths, step.total),
+        *((rope.cos, rope.sin) if rope else (None, None)),
+        *(*[None] * 7, step.queries),
+        domain=MICROSOFT,
+        outputs=3,
+        num_heads=config.heads,
+        kv_num_heads=config.kv_heads,
+        scale=config.attention_scale,
+        do_rotary=int(rope is not None),
+        **optional,
+        **({"softcap": softcap} if softcap else {}),
+    )
+    for name, value in zip(names, present, strict=True):
+        graph.output(value, f"present_{name}", shape)
+    return x
+
+
+def packed_qkv(weights: Recipe, x: ir.Value, layer: str) -> ir.Value:
+    """Queries, keys and values of a layer side by side, from the stream behind its norm."""
+    names = (f"{layer}.attn_q", f"{layer}.attn_k", f"{layer}.attn_v")
+    return weights.linear(x, *names, after=f"{layer}.attn_norm.weight")
+
+
+def normed_heads(graph: Graph, weights: Recipe, config: Config, qkv: ir.Value, layer: str) -> list[ir.Value]:
+    """Queries, keys and values of packed ones, each head of queries and keys behind an RMSNorm.
+
+    Both gains [head_dim] are one gain [heads, head_dim], so queries and keys go through one node.
+    """
+    heads, keys, size = config.heads, config.kv_heads, config.head_dim
+    both, constant = (heads + keys) * size, graph.constant
+    gains = weights.head_gains(f"{layer}.attn_q_norm", f"{layer}.attn_k_norm", heads, keys)
+    x, v = graph.node("Split", qkv, constant("widths.qk+v", np.array([both, keys * size])), axis=-1, outputs=2)
+    (x,) = graph.node("Reshape", x, constant("heads.split", np.array([0, 0, heads + keys, size])))
+    x = rms_norm(graph, x, gains, config.epsilon)
+    (x,) = graph.node("Reshape", x, constant("heads.join", np.array([0, 0, both])))
+    q, k = graph.node("Split", x, constant("widths.q+k", np.array([heads, keys]) * size), axis=-1, outputs=2)
+    return [q, k, v]
+
+
+def swiglu(graph: Graph, weights: Recipe, x: ir.Value, layer: str) -> ir.Value:
+    """down(silu(gate(x)) · up(x)), from the stream behind the layer's norm and for the stream."""
+    return weights.back(silu_gate(graph, *_gate_up(weights, x, layer)), f"{layer}.ffn_down")
+
+
+def geglu(graph: Graph, weights: Recipe, x: ir.Value, layer: str) -> ir.Value:
+    """down(gelu(gate(x)) · up(x)), with the tanh form of gelu."""
+    return weights.back(gelu_gate(graph, *_gate_up(weights, x, layer)), f"{layer}.ffn_down")
+
+
+def _gate_up(weights: Recipe, x: ir.Value, layer: str) -> Sequence[ir.Value]:
+    return weights.gate_up(x, f"{layer}.ffn_gate", f"{layer}.ffn_up", after=f"{layer}.ffn_norm.weight")
+
+
+def head(
+    graph: Graph, weights: Recipe, config: Config, x: ir.Value, *, scale: float = 1.0, softcap: float = 0.0
+) -> None:
+    """The output `logits`, from the stream behind output_norm: `scale` times the head's product, softly capped."""
+    logits = weights.linear(x, "token_embd" if config.tied else "output", after="output_norm.weight")
+    if softcap:
+        logits = scaled(graph, logits, scale / softcap, "logits.inverse_cap")
+        (logits,) = graph.node("Tanh", logits)
+        scale = softcap
+    logits = scaled(graph, logits, scale, "logits.scale")
+    graph.output(logits, "logits", ("B", "R", config.vocab_size))

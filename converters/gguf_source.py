@@ -1,0 +1,95 @@
+"""Reading tensors of a GGUF file piece by piece, so that no tensor is ever whole in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+from numpy.typing import NDArray
+
+from appliance.errors import NotGGUF, TruncatedGGUF, UnsupportedModel
+from appliance.store.gguf_header import TensorInfo, read_header
+
+CHUNK_VALUES = 1 << 20
+BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
+PLAIN = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+READABLE = (
+    *PLAIN, "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+    "TQ1_0", "TQ2_0", "MXFP4", "NVFP4",
+)  # fmt: skip
+
+
+class GGUFSource:
+    """An open GGUF file. Raises as `read_header` does; every read is a plain read, so pages do not pile up."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = read_header(path)
+        self.metadata: dict[str, Any] = header.metadata
+        self.tensors = {tensor.name: tensor for tensor in header.tensors}
+        for tensor in header.tensors:
+            if tensor.type_name not in READABLE:
+                raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name[:80]}", READABLE)
+        if self.metadata.get("split.count", 1) != 1:
+            raise UnsupportedModel("a model split over several files", ("a single file",))
+        self._file = path.open("rb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def digest(self) -> str:
+        """The file's "sha256:…"; a blob of a model store carries it in its name."""
+        named = BLOB_NAME.fullmatch(self.path.name)
+        if named:
+            return f"sha256:{named[1]}"
+        with self.path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+    def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns]).
+
+        Raises TruncatedGGUF, and NotGGUF for values that are infinite or no numbers.
+        """
+        columns = tensor.shape[-1]
+        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+        row_bytes = tensor.size // rows
+        step = max(1, CHUNK_VALUES // columns)
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            self._file.seek(tensor.offset + start * row_bytes)
+            data = self._file.read(count * row_bytes)
+            if len(data) < count * row_bytes:
+                raise TruncatedGGUF(tensor.name, tensor.offset + tensor.size, os.fstat(self._file.fileno()).st_size)
+            raw = np.frombuffer(data, np.uint8).reshape(count, row_bytes)
+            with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale is told below
+                values = dequantise(raw, tensor.type_name)
+            if not np.isfinite(values).all():
+                raise NotGGUF(f"a damaged model: tensor {tensor.name} holds values that are not finite")
+            yield raw, values
+
+    def values(self, tensor: TensorInfo) -> NDArray[np.float32]:
+        """The whole of a small tensor, in its own shape."""
+        return np.concatenate([values for _, values in self.chunks(tensor)]).reshape(tensor.shape)
+
+
+def dequantise(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:
+    """Turn rows of blocks [rows, bytes] into float32 [rows, columns]."""
+    values: NDArray[np.float32]
+    if type_name in PLAIN:
+        values = raw.view(PLAIN[type_name]).astype(np.float32, copy=False)
+    else:
+        values = quants.dequantize(raw, GGMLQuantizationType[type_name])
+    return values
