@@ -11,9 +11,9 @@ from gguf import GGUFWriter
 
 from appliance.bundle import MODEL, Bundle, write_description
 from converters.architectures import bert
+from converters.gguf_source import GGUFSource
 from converters.graph import ENCODER_OPSET, Graph
 from converters.recipes import Full
-from converters.gguf_source import GGUFSource
 from converters.weights import WeightsFile
 from tests.tiny_model import add_key, add_tensor
 

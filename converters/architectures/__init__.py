@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from appliance.store.gguf_header import TensorInfo
-from converters.architectures import llama
+from converters.architectures import gemma2, gemma3, llama, phi3
 from converters.architectures.decoder import Config
 from converters.graph import Graph
 from converters.recipes import Recipe
@@ -32,4 +32,9 @@ class Architecture(Protocol):
         ...
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {llama.NAME: llama}
+ARCHITECTURES: Mapping[str, Architecture] = {
+    llama.NAME: llama,
+    gemma2.NAME: gemma2,
+    gemma3.NAME: gemma3,
+    phi3.NAME: phi3,
+}

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from appliance.errors import NotGGUF, UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters.architectures.keys import Keys, Shapes
+from converters.architectures.keys import Keys, Shapes, check_layers
 from converters.architectures.rope import Tables
 from converters.graph import MICROSOFT, Graph, gelu_gate, pick, scaled, silu_gate
 from converters.recipes import Recipe
@@ -74,9 +74,11 @@ def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         raise UnsupportedModel(f"{keys.name}.attention.value_length other than key_length", ("equal lengths",))
     if head_dim % 16:
         raise UnsupportedModel(f"a head size of {head_dim}", ("multiples of 16",))
+    layers = keys.integer("block_count")
+    check_layers(layers, tensors)
     keys.ignore("vocab_size")  # the tokens are counted
     return {
-        "layers": keys.integer("block_count"),
+        "layers": layers,
         "context_length": keys.integer("context_length"),
         "hidden": hidden,
         "intermediate": keys.integer("feed_forward_length"),
@@ -88,6 +90,20 @@ def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         "vocab_size": len(keys.metadata.get("tokenizer.ggml.tokens", ())),
         "tied": "output.weight" not in tensors,
     }
+
+
+def windowed(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
+    """Which layers see a window only: a pattern over and over.
+
+    `attention.sliding_window_pattern` is a list of truth values, or the number of layers of which the last sees all.
+    """
+    given = keys.any("attention.sliding_window_pattern")
+    if type(given) is int and 0 < given <= layers:
+        given = [*[True] * (given - 1), False]
+    pattern = default if given is None else given
+    if not isinstance(pattern, Sequence) or not pattern or not all(type(value) is bool for value in pattern):
+        raise NotGGUF(f"a damaged model: {keys.name}.attention.sliding_window_pattern is {str(given)[:40]}")
+    return tuple(pattern[index % len(pattern)] for index in range(layers))
 
 
 def outer_shapes(config: Config) -> Shapes:
@@ -119,6 +135,16 @@ def gated_shapes(config: Config) -> Shapes:
         "ffn_up.weight": (config.intermediate, config.hidden),
         "ffn_down.weight": (config.hidden, config.intermediate),
     }
+
+
+def head_norm_shapes(config: Config) -> Shapes:
+    """The gains of the norms of queries and keys, head by head."""
+    return {"attn_q_norm.weight": (config.head_dim,), "attn_k_norm.weight": (config.head_dim,)}
+
+
+def post_norm_shapes(config: Config) -> Shapes:
+    """The gains of the norms of what a layer's halves add to the stream."""
+    return {"post_attention_norm.weight": (config.hidden,), "post_ffw_norm.weight": (config.hidden,)}
 
 
 def biases(layer: Shapes, names: Sequence[str]) -> Shapes:

@@ -13,7 +13,7 @@ from typing import Any
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder
 from converters.architectures.decoder import Step, Stream
-from converters.architectures.keys import Keys, check_layers, check_tensors, in_layers
+from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph
 from converters.recipes import Recipe
@@ -39,7 +39,6 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     config = Config(**dimensions, rope=rope)
     keys.refuse_others(decoder.NEUTRAL)
 
-    check_layers(config.layers, tensors)
     layer = decoder.attention_shapes(config) | decoder.gated_shapes(config)
     expected = decoder.outer_shapes(config) | in_layers(config.layers, layer)
     optional = in_layers(config.layers, decoder.biases(layer, decoder.ALL_BIASES))

@@ -61,13 +61,15 @@ class Tables:
     interleaved: bool
 
 
-def read_rope(keys: Keys, head_dim: int, interleaved: bool, factors: str | None = None) -> Rope:
-    """The rope of most files: plain, linear or YaRN."""
+def read_rope(
+    keys: Keys, head_dim: int, interleaved: bool, factors: str | None = None, kinds: tuple[str, ...] = SCALINGS
+) -> Rope:
+    """The rope that the file describes. What `kinds` has beyond SCALINGS is in the tensor `factors` alone."""
     size = keys.integer("rope.dimension_count", head_dim)
     if size % 16 or size > head_dim:
         raise UnsupportedModel(f"{keys.name}.rope.dimension_count = {size}", (f"multiples of 16 up to {head_dim}",))
     # "linear" is llama.cpp's default, and a factor of 0 means none; scale_linear is how old files call it.
-    kind = keys.choice("rope.scaling.type", "linear", SCALINGS)
+    kind = keys.choice("rope.scaling.type", "linear", kinds)
     scale = keys.number("rope.scaling.factor", 0.0) or keys.number("rope.scale_linear", 0.0) or 1.0
     keys.ignore("rope.scale_linear", "rope.scaling.finetuned", "rope.scaling.original_context_length")
     yarn, magnitude = None, 1.0
@@ -80,7 +82,7 @@ def read_rope(keys: Keys, head_dim: int, interleaved: bool, factors: str | None 
         size=size,
         base=keys.number("rope.freq_base", 10000.0),
         interleaved=interleaved,
-        scale=1.0 if kind == "none" else scale,
+        scale=scale if kind in ("linear", "yarn") else 1.0,
         factors=factors,
         magnitude=magnitude,
         yarn=yarn,

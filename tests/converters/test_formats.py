@@ -56,7 +56,11 @@ def random_bytes(type_name: str, rows: int, columns: int, rng: np.random.Generat
     values, size = GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (rows * columns // values, size), dtype=np.uint8)
     with np.errstate(all="ignore"):
-        while (odd := ~(np.abs(quants.dequantize(blocks, kind)).max(axis=1) < 1e4)).any():
+        while True:
+            largest = np.abs(quants.dequantize(blocks, kind)).max(axis=1)
+            odd = ~((largest > 1e-3) & (largest < 1e4))
+            if not odd.any():
+                break
             blocks[odd] = rng.integers(0, 256, (odd.sum(), size), dtype=np.uint8)
     return blocks.reshape(rows, -1)
 
