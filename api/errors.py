@@ -21,6 +21,7 @@ from appliance.errors import (
     InvalidRequest,
     InvalidTemplate,
     ModelNotFound,
+    NoEmbeddings,
     NotEnoughDisk,
     RequestCancelled,
     ServerBusy,
@@ -34,6 +35,7 @@ STATUSES: Mapping[type[ApplianceError], int] = {
     InvalidTemplate: 500,  # and for a template that does not work on this request
     InvalidModelfile: 400,
     DigestMismatch: 400,
+    NoEmbeddings: 501,
     Forbidden: 403,
     ModelNotFound: 404,
     BlobNotFound: 404,

@@ -11,13 +11,17 @@ from litestar.params import SkipValidation
 from appliance.core import (
     ChatRequest,
     CreateRequest,
+    Embeddings,
+    EmbedRequest,
     EngineStats,
     GenerateRequest,
     LoadedModel,
     ModelDetails,
     ModelSummary,
     Progress,
+    Ranking,
     Reply,
+    RerankRequest,
 )
 
 
@@ -33,6 +37,12 @@ class InferenceService(Protocol):
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Reply, None]:
         """Continue a prompt."""
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The embeddings of some texts. Cancelling ends it."""
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """Documents by how well they answer a query. Cancelling ends it."""
 
     async def models(self) -> list[ModelSummary]:
         """Installed models."""

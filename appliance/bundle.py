@@ -35,7 +35,7 @@ class Bundle:
     """A bundle's description. `eos_tokens` are all the ids that end a reply.
 
     Encoders and rerankers have no KV cache, so 0 `kv_heads`; an encoder has an `embedding_length`, that of what it
-    returns, and both say how they are pooled: "mean", "cls" or "last".
+    returns, and both say how many attention `heads` they have, and how they are pooled: "mean", "cls" or "last".
     """
 
     architecture: str
@@ -52,6 +52,7 @@ class Bundle:
     recipe: str
     source_digest: str
     kind: Literal["decoder", "encoder", "reranker"] = "decoder"
+    heads: int = 0
     embedding_length: int = 0
     pooling: str = ""
     kv_dtype: str = "float32"

@@ -5,13 +5,17 @@ Durations are integer nanoseconds (`_ns`) or float seconds (`_s`), sizes are byt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking", "rerank"]
 Role = str
 Think = bool | Literal["low", "medium", "high", "max"]
 FOREVER_S = float("inf")
@@ -173,6 +177,61 @@ class GenerateRequest(InferenceRequest):
     context: tuple[int, ...] = ()
     raw: bool = False
     images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to embed; none: only load the model. `model`, `options` and `keep_alive_s` as in InferenceRequest.
+
+    `dimensions` from 1 cuts vectors that are longer. `truncate` off refuses a text that does not fit.
+    """
+
+    model: str
+    inputs: tuple[str, ...] = ()
+    truncate: bool = True
+    dimensions: int = 0
+    normalize: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A vector [D] for every text, in their order; the tokens of all, special ones included; nanoseconds."""
+
+    vectors: Sequence[npt.NDArray[np.float32]] | npt.NDArray[np.float32] = ()
+    prompt_tokens: int = 0
+    total_ns: int = 0
+    load_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """Documents to order by how well they answer `query`. `top_n` None: all of them. For the rest see EmbedRequest."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+    truncate: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_alive_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document by its place in the request, and its relevance from 0 to 1."""
+
+    index: int
+    relevance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Documents, the most relevant first, and the tokens of all pairs that were scored."""
+
+    results: tuple[Ranked, ...]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@
     │   ├── InvalidOption         an option of the wrong type
     │   ├── InvalidTemplate
     │   ├── Unsupported           the model lacks a capability
-    │   └── PromptTooLong         .needed, .limit
+    │   ├── PromptTooLong         .needed, .limit
+    │   └── NotEmbedded           what the runner says where no vector can be made
+    │       ├── InputTooLong      .needed, .limit
+    │       └── NoEmbeddings      the model is of another kind
     ├── Forbidden                 a cloud model, which this server never reaches
     ├── ModelNotFound
     ├── BlobNotFound
@@ -66,6 +69,29 @@ class PromptTooLong(InvalidRequest):
         )
         self.needed = needed
         self.limit = limit
+
+
+class NotEmbedded(InvalidRequest):
+    """No embedding can be made of the input, or not by this model."""
+
+
+class InputTooLong(NotEmbedded):
+    """A text to embed or to rank does not fit the context and may not be truncated."""
+
+    def __init__(self, needed: int, limit: int) -> None:
+        super().__init__(
+            f"the input length exceeds the context length ({needed} tokens exceed the limit of {limit}; "
+            "shorten the input, allow it to be truncated, or raise num_ctx)"
+        )
+        self.needed = needed
+        self.limit = limit
+
+
+class NoEmbeddings(NotEmbedded):
+    """The model does not embed texts."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f'This server does not support embeddings. "{model}" is not an embedding model')
 
 
 class Forbidden(ApplianceError):

@@ -40,11 +40,19 @@ class Stopwatch:
         """The model is there."""
         self._loaded = time.monotonic_ns()
 
+    def total_ns(self) -> int:
+        """From the beginning until now, at least 1."""
+        return max(time.monotonic_ns() - self._start, 1)
+
+    def load_ns(self) -> int:
+        """From the beginning until the model was there, at least 1."""
+        return max(self._loaded - self._start, 1)
+
     def metrics(self, usage: Usage) -> Metrics:
-        """The figures of a finished request; durations are at least 1."""
+        """The figures of a finished request."""
         return Metrics(
-            total_ns=max(time.monotonic_ns() - self._start, 1),
-            load_ns=max(self._loaded - self._start, 1),
+            total_ns=self.total_ns(),
+            load_ns=self.load_ns(),
             prompt_tokens=usage.prompt_tokens,
             prompt_ns=usage.prompt_ns,
             generated_tokens=usage.generated_tokens,

@@ -10,6 +10,8 @@ from pathlib import Path
 from appliance.bundle import TOKENIZER, Bundle
 from appliance.config import AUTO, Settings
 from appliance.engine.constrain import Grammars
+from appliance.engine.desk import Desk
+from appliance.engine.encoder import open_encoder
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
 from appliance.engine.providers import thread_count
@@ -18,7 +20,7 @@ from appliance.memory import Grant, trim
 from appliance.ops.load import Others, contended, load_average
 from appliance.options import Options
 from appliance.prompt.tokenizer import Tokenizer
-from appliance.runner import DecoderRunner, LoadOptions, Runner
+from appliance.runner import DecoderRunner, EncoderRunner, LoadOptions, Runner
 from appliance.store.store import StoredModel
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ def open_runner(settings: Settings, plan: Plan) -> Runner:
     others = Others()
     tokenizer = Tokenizer.load(plan.folder, plan.bundle)  # takes long enough to see what others do meanwhile
     spin = spins(settings, plan.options.threads, others.cores())
-    runner = open_decoder(settings, plan, tokenizer, spin)
+    make = open_decoder if plan.bundle.kind == "decoder" else open_embedder
+    runner = make(settings, plan, tokenizer, spin)
     trim()
     return runner
 
@@ -89,6 +92,26 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         context_length=plan.context,
         engine=engine,
         grammars=Grammars(plan.folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens),
+        reserved_tokens=plan.context,
+    )
+
+
+def open_embedder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: bool) -> EncoderRunner:
+    """A model that embeds or ranks texts."""
+    options, name = plan.options, plan.model.name.short
+    encoder = open_encoder(
+        plan.folder, plan.bundle, setting=options.provider, threads=options.threads, spin=spin, name=name
+    )
+    return EncoderRunner(
+        model=plan.model,
+        folder=plan.folder,
+        bundle=plan.bundle,
+        tokenizer=tokenizer,
+        load_options=options,
+        reserved_bytes=plan.grant.reserved_bytes,
+        keep_alive_s=settings.keep_alive_s,
+        context_length=plan.context,
+        desk=Desk(encoder, slots=plan.grant.slots, max_waiting=settings.max_queue, name=name),
         reserved_tokens=plan.context,
     )
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from appliance.bundle import Bundle
 from appliance.core import EngineStats
 from appliance.engine.constrain import Grammars
+from appliance.engine.desk import Desk
 from appliance.engine.engine import Engine
+from appliance.memory import attention_bytes
 from appliance.prompt.tokenizer import Tokenizer
 from appliance.store.store import StoredModel
 
@@ -125,3 +127,47 @@ class DecoderRunner(Runner):
     def close(self) -> None:
         """See Runner."""
         self.engine.close()
+
+
+@dataclass(eq=False, kw_only=True)
+class EncoderRunner(Runner):
+    """A model that turns texts into vectors or, a reranker, pairs of texts into scores.
+
+    Its memory holds a run of `reserved_tokens` in a row.
+    """
+
+    desk: Desk
+    reserved_tokens: int
+
+    @property
+    def alive(self) -> bool:
+        """See Runner."""
+        return self.desk.alive
+
+    @property
+    def provider(self) -> str:
+        """See Runner."""
+        return self.desk.encoder.provider
+
+    @property
+    def vram_bytes(self) -> int:
+        """See Runner."""
+        return self.desk.encoder.vram_bytes
+
+    def bytes_for(self, context: int) -> int:
+        """See Runner."""
+        held = attention_bytes(self.bundle, self.reserved_tokens)
+        return max(0, attention_bytes(self.bundle, context) - held)
+
+    def grow(self, context: int) -> None:
+        """See Runner."""
+        super().grow(context)
+        self.reserved_tokens = max(self.reserved_tokens, context)
+
+    def stats(self) -> EngineStats:
+        """See Runner."""
+        return self.desk.stats()
+
+    def close(self) -> None:
+        """See Runner."""
+        self.desk.close()

@@ -24,6 +24,8 @@ from appliance.core import (
     ChatRequest,
     CreateRequest,
     DoneReason,
+    Embeddings,
+    EmbedRequest,
     EngineStats,
     GenerateRequest,
     InferenceRequest,
@@ -31,13 +33,16 @@ from appliance.core import (
     ModelDetails,
     ModelSummary,
     Progress,
+    Ranking,
     Reply,
+    RerankRequest,
 )
+from appliance.embedding import embed, embedder, rerank, reranker
 from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
-from appliance.runner import DecoderRunner
+from appliance.runner import DecoderRunner, Runner
 from appliance.store import create as creation
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
@@ -47,7 +52,7 @@ log = logging.getLogger(__name__)
 OLLAMA_API_VERSION = "0.33.0"
 """The version of Ollama whose API this server speaks; clients switch features on by it."""
 
-CAPABILITIES: frozenset[Capability] = frozenset({"completion", "insert", "embedding"})
+CAPABILITIES: frozenset[Capability] = frozenset({"completion", "insert", "embedding", "rerank"})
 """What this version claims of a model that has it. Tools, thinking and vision it cannot serve yet."""
 
 CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
@@ -107,6 +112,30 @@ class Service:
         async with contextlib.aclosing(self._infer(model, request, build, stopwatch)) as replies:
             async for reply in replies:
                 yield reply
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The embeddings of some texts; of none, none, but the model is loaded. Cancelling ends it."""
+        stopwatch = Stopwatch()
+        try:
+            model = await self._model(request.model)
+        except ModelNotFound as error:
+            if not request.model.strip():
+                raise
+            raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from error
+        async with self._lease(model, request) as (runner, limit):
+            stopwatch.loaded()
+            if not request.inputs:
+                return Embeddings()
+            embeddings = await embed(embedder(runner, request.model), request, limit)
+        return replace(embeddings, total_ns=stopwatch.total_ns(), load_ns=stopwatch.load_ns())
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        """Documents by how well they answer a query. Cancelling ends it."""
+        model = await self._model(request.model)
+        if "rerank" not in model.capabilities():
+            raise Unsupported(f'"{request.model}" does not support rerank')
+        async with self._lease(model, request) as (runner, limit):
+            return await rerank(reranker(runner, request.model), request, limit)
 
     async def models(self) -> list[ModelSummary]:
         """Installed models, newest first."""
@@ -200,6 +229,20 @@ class Service:
         finally:
             writer.abort()
         return True
+
+    @contextlib.asynccontextmanager
+    async def _lease(
+        self, model: StoredModel, request: EmbedRequest | RerankRequest
+    ) -> AsyncGenerator[tuple[Runner, int], None]:
+        """Hold the model, and tell how many tokens a text may have.
+
+        Any `num_ctx` counts here, also one that is too small for anything.
+        """
+        model.require_runnable()
+        chosen = options.merge(model.parameters, request.options, logprobs=False, top=0)
+        async with self._manager.lease(model, chosen, request.keep_alive_s) as runner:
+            context = self._manager.reserve(runner, chosen)
+            yield runner, context if chosen.num_ctx is None else min(chosen.num_ctx, context)
 
     async def _infer(
         self, model: StoredModel, request: InferenceRequest, build: Build | None, stopwatch: Stopwatch

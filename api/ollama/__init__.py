@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from api.ollama.blobs import probe, upload
 from api.ollama.create import create
+from api.ollama.embed import embed, embeddings
 from api.ollama.inference import chat, generate
 from api.ollama.models import copy, ps, remove, show, tags
+from api.ollama.rerank import rerank
 from api.ollama.server import root, status, version
 
-ROUTES = (root, version, status, generate, chat, tags, ps, show, copy, remove, create, probe, upload)
+ROUTES = (
+    root,
+    version,
+    status,
+    generate,
+    chat,
+    embed,
+    embeddings,
+    rerank,
+    tags,
+    ps,
+    show,
+    copy,
+    remove,
+    create,
+    probe,
+    upload,
+)

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+RANK = 4  # llama.cpp, enum llama_pooling_type: a score instead of a vector
+
 _TOOL_RESULTS_JINJA = re.compile(
     r"""tool_response|tool_results|ipython|role['"]\] == ['"]tool['"]|message\.role == ['"]tool['"]"""
 )
@@ -53,7 +55,10 @@ def chat_template(metadata: Mapping[str, Any]) -> str:
 def of_metadata(metadata: Mapping[str, Any]) -> list[str]:
     """What the shape of the network tells."""
     architecture = metadata.get("general.architecture", "")
-    found = ["embedding" if f"{architecture}.pooling_type" in metadata else "completion"]
+    pooling = f"{architecture}.pooling_type"
+    found = ["completion"]
+    if pooling in metadata:
+        found = ["rerank" if metadata[pooling] == RANK else "embedding"]
     return found + [kind for kind in ("vision", "audio") if f"{architecture}.{kind}.block_count" in metadata]
 
 

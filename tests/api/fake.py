@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from appliance import core
 
 HANG = "hang"  # in a script: wait until cancelled
@@ -44,6 +46,10 @@ DETAILS = core.ModelDetails(
     model_info={"general.architecture": "llama", "general.parameter_count": 134515008},
     tensors=({"name": "token_embd.weight", "type": "Q8_0", "shape": (576, 49152)},),
 )
+EMBEDDINGS = core.Embeddings(
+    np.array([[0.6, 0.8], [1, 0]], np.float32), prompt_tokens=7, total_ns=312000000, load_ns=15000000
+)
+RANKING = core.Ranking((core.Ranked(1, 0.75), core.Ranked(0, 0.25)), prompt_tokens=21)
 FINISHED = core.Reply(done=True, done_reason=core.DoneReason.STOP, metrics=METRICS)
 
 
@@ -56,6 +62,8 @@ class FakeService:
     running: list[core.LoadedModel] = field(default_factory=list)
     engines: dict[str, core.EngineStats] = field(default_factory=dict)
     details: core.ModelDetails = DETAILS
+    embeddings: core.Embeddings = EMBEDDINGS
+    ranking: core.Ranking = RANKING
     error: Exception | None = None
     version: str = "0.33.0"
     calls: list[Any] = field(default_factory=list)
@@ -89,6 +97,16 @@ class FakeService:
 
     def create(self, request: core.CreateRequest) -> AsyncGenerator[core.Progress, None]:
         return self._play(request)
+
+    async def embed(self, request: core.EmbedRequest) -> core.Embeddings:
+        async for _ in self._play(request):
+            pass
+        return self.embeddings
+
+    async def rerank(self, request: core.RerankRequest) -> core.Ranking:
+        async for _ in self._play(request):
+            pass
+        return self.ranking
 
     def _record(self, *call: Any) -> None:
         self.calls.append(call)

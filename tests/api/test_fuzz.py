@@ -21,6 +21,9 @@ from tests.api.fake import FakeService, FakeSettings
 ROUTES = {
     ("POST", "/api/generate"): wire.GenerateRequest,
     ("POST", "/api/chat"): wire.ChatRequest,
+    ("POST", "/api/embed"): wire.EmbedRequest,
+    ("POST", "/api/embeddings"): wire.EmbeddingRequest,
+    ("POST", "/api/rerank"): wire.RerankRequest,
     ("POST", "/api/show"): wire.ShowRequest,
     ("POST", "/api/copy"): wire.CopyRequest,
     ("DELETE", "/api/delete"): wire.DeleteRequest,

@@ -52,6 +52,15 @@ def test_leaving_before_the_first_event_cancels(port: int, service: FakeService,
     assert_cancelled(service)
 
 
+@pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings", "/api/rerank"])
+def test_leaving_before_the_vectors_are_there_cancels(port: int, service: FakeService, path: str) -> None:
+    service.script = [HANG]
+    with connect(port) as connection:
+        send(connection, '{"model":"m","input":"x","prompt":"x","query":"x","documents":["x"]}', path)
+        assert service.begun.wait(SOON_S)
+    assert_cancelled(service)
+
+
 def test_leaving_in_the_middle_cancels(port: int, service: FakeService) -> None:
     service.script = [Reply(text="Once"), HANG]
     with connect(port) as connection:
