@@ -1,4 +1,4 @@
-"""`appliance run`: one answer, or a conversation."""
+"""`appliance run`: one answer, or a conversation; of an embedding model, the vector of a text."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from appliance.errors import ApplianceError
 THINK_LEVELS = ("true", "false", "high", "medium", "low", "max")
 
 
+ALONE = {"--think": "--think=true", "--truncate": "--truncate=true"}
+
+
 class _RunCommand(click.RichCommand):
-    """Lets `--think` stand alone: without this the word after it would be taken for its level."""
+    """Lets these options stand alone: without this the word after one would be taken for its value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, ["--think=true" if word == "--think" else word for word in args])
+        return super().parse_args(ctx, [ALONE.get(word, word) for word in args])
 
 
 @click.command("run", cls=_RunCommand)
@@ -36,6 +39,10 @@ class _RunCommand(click.RichCommand):
 @click.option("--format", "answer_format", metavar="FORMAT", help="Format of the answer: json, or a JSON schema.")
 @click.option("--think", metavar="LEVEL", help=f"Thinking: {', '.join(THINK_LEVELS)}; alone it means true.")
 @click.option("--hidethinking", is_flag=True, help="Leave the thinking out.")
+@click.option(
+    "--truncate", type=bool, metavar="BOOL", help="Embeddings: cut a text that is too long (default: true), or fail."
+)
+@click.option("--dimensions", type=int, metavar="N", help="Embeddings: only the first N numbers of the vector.")
 def run(
     model: str,
     prompt: tuple[str, ...],
@@ -45,10 +52,12 @@ def run(
     answer_format: str | None,
     think: str | None,
     hidethinking: bool,
+    truncate: bool | None,
+    dimensions: int | None,
 ) -> None:
     """Answer PROMPT with MODEL, or talk with it when there is no PROMPT.
 
-    What is piped in comes before PROMPT.
+    What is piped in comes before PROMPT. An embedding model prints the vector of PROMPT as a JSON array.
     """
     interactive = sys.stdin is not None and sys.stdin.isatty()
     piped = "" if interactive else _piped()
@@ -64,7 +73,13 @@ def run(
             hide_thinking=hidethinking,
             verbose=verbose,
         )
-        messages = session.show().get("messages") or []  # also says at once that a model is missing
+        facts = session.show()  # also says at once that a model is missing
+        if "embedding" in (facts.get("capabilities") or ()):
+            if not text:
+                raise ApplianceError(f'embedding models need a text: appliance run {model} "your text"')
+            click.echo(json.dumps(session.embed(text, truncate, dimensions), separators=(",", ":")))
+            return
+        messages = facts.get("messages") or []
         if text or not interactive or not sys.stdout.isatty():
             try:
                 session.generate(text)

@@ -48,6 +48,14 @@ class Session:
             last = print_events(events, answer, lambda event: event)
         self._print_timings(last)
 
+    def embed(self, text: str, truncate: bool | None, dimensions: int | None) -> list[float]:
+        """The vector of a text."""
+        optional = {"truncate": truncate, "dimensions": dimensions, "keep_alive": self.keep_alive_s}
+        given = {key: value for key, value in optional.items() if value is not None}
+        answer = self.client.call("POST", "/api/embed", {"model": self.model, "input": text, **given})
+        vector: list[float] = answer["embeddings"][0]
+        return vector
+
     def chat(self, text: str) -> None:
         """Answer `text` as the next turn, on stdout. An answer cut by Ctrl+C stays, with what it got to say.
 

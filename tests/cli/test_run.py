@@ -99,6 +99,32 @@ def test_a_server_that_dies_while_it_answers(server: Server, appliance: Run, pip
     assert outcome.err.startswith("Error: the server's answer broke off: ")
 
 
+EMBEDDER = {**SHOW, "capabilities": ["embedding"]}
+
+
+def test_the_vector_of_a_text(server: Server, appliance: Run, piped: Callable[[str], None]) -> None:
+    server.says("POST", "/api/show", EMBEDDER)
+    server.says("POST", "/api/embed", {"model": "e", "embeddings": [[0.6, -0.8, 1e-7]], "prompt_eval_count": 3})
+    piped("")
+    assert appliance("run", "e", "some", "text") == Outcome(0, "[0.6,-0.8,1e-07]\n", "")
+    piped("piped")
+    appliance("run", "e", "text", "--truncate=false", "--dimensions", "2", "--keepalive", "1m")
+    piped("")
+    appliance("run", "e", "--truncate", "text")
+    assert server.asked("/api/embed") == [
+        {"model": "e", "input": "some text"},
+        {"model": "e", "input": "piped text", "truncate": False, "dimensions": 2, "keep_alive": 60},
+        {"model": "e", "input": "text", "truncate": True},
+    ]
+
+
+def test_an_embedding_model_needs_a_text(server: Server, appliance: Run, piped: Callable[[str], None]) -> None:
+    server.says("POST", "/api/show", EMBEDDER)
+    piped("")
+    assert appliance("run", "e") == Outcome(1, "", 'Error: embedding models need a text: appliance run e "your text"\n')
+    assert server.asked("/api/embed") == []
+
+
 def entry(*lines: str) -> str:
     """What is read when these lines are typed; every one must be consumed."""
     rest = list(lines)
