@@ -19,7 +19,7 @@ from typing import Any
 from appliance.bundle import read_description
 from appliance.config import AUTO, Settings
 from appliance.core import BundleFacts, Fidelity
-from appliance.errors import ModelFileError
+from appliance.errors import InvalidOption, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
 from appliance.store.footprint import Footprint
@@ -32,6 +32,7 @@ FOR_QUANTISED = ("exact", "compact")  # what "auto" chooses from, the preferred 
 FOR_FULL_PRECISION = ("exact", "q4")
 ROUNDS = frozenset({"q4"})  # recipes that give quality up for memory
 SAID_BY_MODEL = (*MODEL_PARAMETERS, "num_ctx")  # the parameters that count here
+NO_CACHE = "f32"  # what the bundle of an encoder goes under
 KV_BYTES = {"f32": 4, "q8_0": 1}  # of a number in the cache
 
 
@@ -70,16 +71,16 @@ class Choices:
 def bundle_facts(choice: Choice) -> BundleFacts | None:
     """What is known of the bundle that was chosen; None when it is not there, or of an older format."""
     try:
-        report = read_description(choice.folder).report
+        bundle = read_description(choice.folder)
         size = _size(choice.folder)
     except (ModelFileError, OSError):
         return None
     try:
-        found = report["fidelity"]
+        found = bundle.report["fidelity"]
         fidelity = Fidelity(found["tokens"], found["nll"], found.get("source_nll"), found.get("top1"))
     except (KeyError, TypeError):
         fidelity = None
-    return BundleFacts(choice.recipe, choice.kv, size, fidelity)
+    return BundleFacts(choice.recipe, choice.kv if bundle.kind == "decoder" else "", size, fidelity)
 
 
 def _key(model: StoredModel) -> tuple[str, str]:
@@ -93,11 +94,14 @@ def choose(
 ) -> Choice:
     """The choice for the GGUF `digest` of a model with these parameters; bundles lie under `derived`.
 
-    Raises InvalidOption when a parameter names a recipe or a KV cache type that there is not.
+    Raises InvalidOption when a parameter names a recipe or a KV cache type that there is not, or that the model
+    cannot have.
     """
     for name in MODEL_PARAMETERS.keys() & parameters.keys():
         check_choice(name, parameters[name])
-    kv = parameters.get("kv_cache_type", settings.kv_cache_type)
+    if footprint.encodes and "kv_cache_type" in parameters:
+        raise InvalidOption('the parameter "kv_cache_type" is for models that write text: this one has no KV cache')
+    kv = NO_CACHE if footprint.encodes else parameters.get("kv_cache_type", settings.kv_cache_type)
     recipe = parameters.get("recipe", settings.recipe)
     if recipe != AUTO:
         source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")

@@ -336,7 +336,7 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class BundleFacts:
-    """What a model was converted to: the recipe, how keys and values are cached, bytes on disk."""
+    """What a model was converted to: the recipe, how keys and values are cached ("": they are not), bytes on disk."""
 
     recipe: str
     kv_cache_type: str

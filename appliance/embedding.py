@@ -76,8 +76,8 @@ def read_inputs(tokenizer: Tokenizer, texts: Sequence[str], limit: int, truncate
                 raise InputTooLong(read.needed, limit)
             if limit <= special:
                 raise InvalidRequest(
-                    f"input after truncation exceeds maximum context length ({limit} tokens, of which the model's "
-                    f"special tokens take {special}; raise num_ctx)"
+                    f"input after truncation exceeds maximum context length (of {limit} tokens, and the model's "
+                    f"special tokens alone are {special}; raise num_ctx)"
                 )
             read = tokenizer.encode_input(text, limit)
         inputs.append(read)

@@ -182,9 +182,10 @@ class Manager:
         granted = await self._make_room(demand(self._settings, bundle, size, context))
         runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted))
         self._runners[folder] = runner
+        cache = f", KV cache {choice.kv}" if bundle.kind == "decoder" else ""
         log.info(
-            "loaded %s: %s, recipe %s, KV cache %s, %d slots of %d tokens",
-            *(model.name.short, runner.provider, choice.recipe, choice.kv, granted.slots, context),
+            "loaded %s: %s, recipe %s%s, %d slots of %d tokens",
+            *(model.name.short, runner.provider, choice.recipe, cache, granted.slots, context),
         )
         return runner
 

@@ -38,7 +38,7 @@ from appliance.core import (
     RerankRequest,
 )
 from appliance.embedding import embed, embedder, rerank, reranker
-from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, Unsupported
+from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, NoEmbeddings, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
@@ -122,6 +122,8 @@ class Service:
             if not request.model.strip():
                 raise
             raise ModelNotFound(f'model "{request.model}" not found, try pulling it first') from error
+        if request.inputs and "embedding" not in model.capabilities():
+            raise NoEmbeddings(request.model)
         async with self._lease(model, request) as (runner, limit):
             stopwatch.loaded()
             if not request.inputs:

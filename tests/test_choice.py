@@ -86,6 +86,18 @@ def test_the_modelfile_comes_before_the_setting_and_that_before_auto(tmp_path: P
     assert chosen(tmp_path, {"kv_cache_type": "f32"}, kv_cache_type="q8_0").kv == "f32"
 
 
+ENCODER = replace(FULL, kv_values=0, encodes=True)
+
+
+def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
+    settings = replace(Settings(models=tmp_path), kv_cache_type="q8_0", memory_budget_bytes=room("exact"))
+    choice = choose(settings, DIGEST, {"num_ctx": 10**6}, ENCODER, tmp_path)
+    assert (choice.recipe, choice.kv, choice.folder.name) == ("exact", "f32", "exact")
+    assert choose(replace(settings, memory_budget_bytes=room("q4")), DIGEST, {}, ENCODER, tmp_path).recipe == "q4"
+    with pytest.raises(InvalidOption, match="has no KV cache"):
+        choose(settings, DIGEST, {"kv_cache_type": "f32"}, ENCODER, tmp_path)
+
+
 def test_every_combination_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert chosen(tmp_path, {"recipe": "exact"}).folder == tmp_path / ("a" * 64) / "exact"
     rotated = {"recipe": "int8-rotated", "kv_cache_type": "q8_0"}
@@ -154,6 +166,13 @@ def test_heads_can_differ_by_layer_and_be_of_any_size() -> None:
         "x.attention.value_length": 16,
     }
     assert footprint(header(keys)).kv_values == 3 * 4 * (32 + 16)
+
+
+def test_what_pools_has_no_cache() -> None:
+    keys = {"general.architecture": "x", "x.block_count": 3, "x.attention.head_count": 8, "x.embedding_length": 64}
+    assert not footprint(header(keys)).encodes
+    found = footprint(header(keys | {"x.pooling_type": 1}))
+    assert (found.encodes, found.kv_values) == (True, 0)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,9 @@ def converted(bundle: core.BundleFacts) -> wire.BundleFacts:
     """What a model was converted to, on the wire."""
     found = bundle.fidelity
     fidelity = wire.Fidelity(found.tokens, found.nll, found.source_nll, found.top1) if found else None
-    return wire.BundleFacts(bundle.recipe, bundle.kv_cache_type, bundle.size, fidelity)
+    return wire.BundleFacts(
+        recipe=bundle.recipe, kv_cache_type=bundle.kv_cache_type, size=bundle.size, fidelity=fidelity
+    )
 
 
 def sent(message: core.Message) -> wire.Message:

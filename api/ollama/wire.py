@@ -351,11 +351,11 @@ class Fidelity(Wire):
     top1: float | None = None
 
 
-class BundleFacts(Wire):
+class BundleFacts(Wire, kw_only=True):
     """What a model was converted to. Not part of Ollama's API."""
 
     recipe: str
-    kv_cache_type: str
+    kv_cache_type: str = ""
     size: int
     fidelity: Fidelity | None = None
 

@@ -35,12 +35,14 @@ class Footprint:
     """`weights` are bytes by recipe, `kv_values` the numbers that a token adds to the KV cache.
 
     `quantised`: some matrix has fewer bits than float16. `context_tokens` is what the model was trained for.
+    `encodes`: it turns texts into vectors or scores, and has no cache.
     """
 
     quantised: bool
     weights: Mapping[str, int]
     kv_values: int
     context_tokens: int
+    encodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,16 @@ def footprint(header: GGUFHeader) -> Footprint:
     matrices = _matrices(header.tensors)
     vectors = 4 * sum(_size(tensor) for tensor in header.tensors if len(tensor.shape) < 2)
     rope = 4 * context * count("rope.dimension_count", keys)  # cosines and sines for every position
+    encodes = f"{architecture}.pooling_type" in header.metadata
     return Footprint(
         quantised=any(not matrix.types <= FULL_PRECISION for matrix in matrices),
         weights={
             recipe: vectors + rope + int(sum(matrix.weights * bits(matrix) for matrix in matrices) / 8)
             for recipe, bits in _BITS.items()
         },
-        kv_values=count("block_count") * count("attention.head_count_kv", heads) * (keys + values),
+        kv_values=0 if encodes else count("block_count") * count("attention.head_count_kv", heads) * (keys + values),
         context_tokens=context,
+        encodes=encodes,
     )
 
 

@@ -76,6 +76,7 @@ def test_capabilities_of_templates(jinja: str, go: str, found: list[str]) -> Non
 def test_capabilities_of_everything_else() -> None:
     bert = {"general.architecture": "bert", "bert.pooling_type": 1}
     assert capabilities(bert, "") == ("embedding",)
+    assert capabilities(bert | {"bert.pooling_type": 4}, "") == ("rerank",)
     seeing = {"general.architecture": "x", "x.vision.block_count": 1, "x.audio.block_count": 1}
     assert capabilities(seeing, "", layers=("model", "projector")) == ("completion", "vision", "audio")
     assert capabilities({"general.architecture": "y"}, "", layers=("projector",)) == ("completion", "vision")
