@@ -37,29 +37,29 @@ class Arena:
         """Whether rows can be copied, saved and restored."""
         return self.device == "cpu"
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
-        """Overwrite the first positions of row `target` with those of `source`; no page beyond is touched."""
+    def copy(self, source: int, target: int, tokens: int, start: int = 0) -> None:
+        """Overwrite positions start..tokens of row `target` with those of `source`; no page beyond is touched."""
         for view in self._views:
-            view[target, :, :tokens] = view[source, :, :tokens]
+            view[target, :, start:tokens] = view[source, :, start:tokens]
 
-    def save(self, slot: int, tokens: int) -> npt.NDArray[Any]:
-        """A copy [2 * layers, kv_heads, tokens, head_dim] of the row's first positions.
+    def save(self, slot: int, tokens: int, start: int = 0) -> npt.NDArray[Any]:
+        """A copy [2 * layers, kv_heads, tokens - start, head_dim] of the row's positions start..tokens.
 
         Its memory is mapped: malloc would keep holes of tens of megabytes when such copies come and go.
         """
         heads, _, head_dim = self.row_shape
-        shape = (len(self._views), heads, tokens, head_dim)
+        shape = (len(self._views), heads, tokens - start, head_dim)
         size = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         saved: npt.NDArray[Any] = np.ndarray(shape, self.dtype, buffer=memory)
         for view, part in zip(self._views, saved, strict=True):
-            part[:] = view[slot, :, :tokens]
+            part[:] = view[slot, :, start:tokens]
         return saved
 
-    def restore(self, slot: int, saved: npt.NDArray[Any], tokens: int) -> None:
-        """Overwrite the row's first positions with the first ones of `saved`."""
+    def restore(self, slot: int, saved: npt.NDArray[Any], tokens: int, start: int = 0) -> None:
+        """Overwrite the row's positions start..tokens with the first ones of `saved`."""
         for view, part in zip(self._views, saved, strict=True):
-            view[slot, :, :tokens] = part[:, :tokens]
+            view[slot, :, start:tokens] = part[:, : tokens - start]
 
     def _map(self, slots: int) -> int:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)

@@ -25,7 +25,7 @@ class Row:
 
 
 SavedPrefix = npt.NDArray[Any]
-"""The beginning of a row's KV cache in host memory; only the backend that saved it knows what its axes are."""
+"""Successive positions of a row's KV cache in host memory; only the backend that saved them knows what its axes are."""
 
 
 class Backend(Protocol):
@@ -55,14 +55,14 @@ class Backend(Protocol):
         next run overwrites. Cache content past `past` is overwritten: to forget, run with a smaller `past`.
         """
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
-        """Overwrite the first `tokens` positions of slot `target` with those of slot `source`."""
+    def copy(self, source: int, target: int, tokens: int, start: int = 0) -> None:
+        """Overwrite the positions from `start` to `tokens` of slot `target` with those of slot `source`."""
 
-    def save(self, slot: int, tokens: int) -> SavedPrefix:
-        """A copy of the slot's first `tokens` positions."""
+    def save(self, slot: int, tokens: int, start: int = 0) -> SavedPrefix:
+        """A copy of the slot's positions from `start` to `tokens`."""
 
-    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
-        """Overwrite the slot's first `tokens` positions with the first ones of what `save` returned."""
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int, start: int = 0) -> None:
+        """Overwrite the slot's positions from `start` to `tokens` with the first ones of what `save` returned."""
 
     def close(self) -> None:
         """Release sessions and memory. The backend cannot be used afterwards."""

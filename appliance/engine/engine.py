@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 from appliance.config import AUTO, DEFAULT_PREFIX_CACHE_BYTES, DEFAULT_STEP_MS
 from appliance.core import DoneReason, EngineStats, Request, SamplingParams
 from appliance.engine.backend import Backend, Row
-from appliance.engine.prefix import Eviction, PrefixCache
+from appliance.engine.prefix import PrefixCache
+from appliance.engine.prefix_store import Eviction
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Emit, Sequence, Totals, Vocabulary
 from appliance.engine.slots import SlotPool

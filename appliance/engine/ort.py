@@ -76,18 +76,18 @@ class OrtBackend:
         many = len(rows) >= BATCH_ROWS or len(rows[0].tokens) >= BATCH_TOKENS
         return (self._batch if self._batch and many else self._graph).run(rows)
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
+    def copy(self, source: int, target: int, tokens: int, start: int = 0) -> None:
         """See Backend.copy."""
-        self._arena.copy(source, target, tokens)
+        self._arena.copy(source, target, tokens, start)
 
-    def save(self, slot: int, tokens: int) -> SavedPrefix:
+    def save(self, slot: int, tokens: int, start: int = 0) -> SavedPrefix:
         """See Backend.save."""
-        return self._arena.save(slot, tokens)
+        return self._arena.save(slot, tokens, start)
 
-    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int, start: int = 0) -> None:
         """See Backend.restore."""
         assert isinstance(saved, np.ndarray)
-        self._arena.restore(slot, saved, tokens)
+        self._arena.restore(slot, saved, tokens, start)
 
     def close(self) -> None:
         """See Backend.close."""

@@ -3,17 +3,19 @@
 A prompt's keys and values depend on nothing but the tokens before them, so any row that begins alike will do: one
 that is free, one whose request still runs (a slot names only tokens that are in its row, so a context that shifted
 counts for what it kept), a copy in host memory of a row that was overwritten, or one on disk (`snapshot.py`).
+
+Conversations that begin alike take turns in one row: the row keeps what they share, and only what the earlier one
+adds to that goes to host memory, where it waits as a branch for its stem.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from appliance.engine.backend import Backend, SavedPrefix
+from appliance.engine.backend import Backend
+from appliance.engine.prefix_store import Eviction, PrefixStore, StoredPrefix
 from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot, SlotPool, common_prefix
 from appliance.engine.snapshot import MIN_PINNED_TOKENS, Pins, Snapshot, SnapshotFolder
 
@@ -26,81 +28,16 @@ SmolLM2-135M, two threads: copying a token costs 2 µs, 15 µs where the row's p
 it 600 to 800 µs. So copying always wins; but below this a prefill takes 13 ms, not worth an entry or a row.
 """
 
-MAX_ENTRIES = 64
-"""Bounds the scan: 64 prefixes of 8,000 tokens that all begin alike take 10 ms to compare, others microseconds."""
-
-
-class Eviction(StrEnum):
-    """Why a prefix left host memory."""
-
-    CONTAINED = "a longer prefix contains it"
-    LIVE = "a slot holds it again"
-    LEAST_RECENTLY_USED = "least recently used when room was needed"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredPrefix:
-    """A row's beginning in host memory."""
-
-    tokens: tuple[int, ...]
-    saved: SavedPrefix
-
-
 Source = Slot | StoredPrefix | Snapshot
 
 
-class PrefixStore:
-    """Prefixes in host memory, never more than `limit_bytes` of them. Touches no row by itself."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a source has in common with a prompt: positions `start` to `stop`."""
 
-    def __init__(self, limit_bytes: int, bytes_per_token: int) -> None:
-        self.evictions: Counter[Eviction] = Counter()
-        self._limit_tokens = limit_bytes // bytes_per_token
-        self._entries: list[StoredPrefix] = []  # least recently used first
-
-    def __iter__(self) -> Iterator[StoredPrefix]:
-        return iter(self._entries)
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of keys and values held."""
-        return sum(entry.saved.nbytes for entry in self._entries)
-
-    def room(self, needed: StoredPrefix | None) -> int:
-        """How many tokens a new entry may have if only `needed` stays beside it."""
-        return self._limit_tokens - (len(needed.tokens) if needed else 0)
-
-    def make_room(self, tokens: tuple[int, ...], needed: StoredPrefix | None) -> None:
-        """Evict what `tokens` contains, then the least recently used until it fits; never `needed`."""
-        spare = [entry for entry in self._entries if entry is not needed]
-        for entry in spare:
-            if tokens[: len(entry.tokens)] == entry.tokens:
-                self.evict(entry, Eviction.CONTAINED)
-        while not self._fits(len(tokens)):
-            oldest = next(entry for entry in self._entries if entry is not needed)
-            self.evict(oldest, Eviction.LEAST_RECENTLY_USED)
-
-    def _fits(self, tokens: int) -> bool:
-        used = sum(len(entry.tokens) for entry in self._entries)
-        return used + tokens <= self._limit_tokens and len(self._entries) < MAX_ENTRIES
-
-    def add(self, entry: StoredPrefix) -> None:
-        """Take in an entry that room was made for."""
-        self._entries.append(entry)
-
-    def touch(self, entry: StoredPrefix) -> None:
-        """Make the entry the most recently used."""
-        self._entries.remove(entry)
-        self._entries.append(entry)
-
-    def evict(self, entry: StoredPrefix, reason: Eviction) -> None:
-        """Forget the entry."""
-        self._entries.remove(entry)
-        self.evictions[reason] += 1
-        log.debug("forgot a prefix of %d tokens: %s", len(entry.tokens), reason.value)
-
-    def clear(self) -> None:
-        """Forget all entries, when the model is unloaded."""
-        self._entries.clear()
+    source: Source
+    start: int
+    stop: int
 
 
 class PrefixCache:
@@ -129,22 +66,21 @@ class PrefixCache:
             self._snapshots.close()
 
     def take(self, prompt: Sequence[int]) -> Slot | None:
-        """A free slot that holds as much of `prompt` as any row or stored prefix does; None when all are busy.
+        """A free slot that holds as much of `prompt` as all rows and stored prefixes do; None when all are busy.
 
         What the slot held besides is stored if it is worth it. The last two prompt tokens are never reused.
         """
         if not (self._enabled and self._pool.free):
             return self._pool.take(prompt)
         on_disk = self._snapshots.snapshots if self._snapshots else ()
-        source, reach = self._longest(prompt, (*self._pool.slots, *self.store, *on_disk))
-        parted = len(source.tokens) > reach
-        slot, shared = self._target(prompt)
-        copied = source if reach - shared >= MIN_GAIN_TOKENS else None
-        needed = copied if isinstance(copied, StoredPrefix) else None
-        self._keep(slot, shared, needed)
-        self._pool.claim(slot, shared)
-        if copied:
-            self._fill(slot, copied, prompt[:reach])
+        known = shared_with(prompt, (*self._pool.slots, *self.store, *on_disk), len(prompt) - MIN_PREFILL_TOKENS)
+        reach = reached(chain(known))
+        parted = any(each.stop == reach < len(each.source.tokens) for each in known)
+        slot, held = self._target(prompt, reach)
+        parts = chain(known, held) if reach - held >= MIN_GAIN_TOKENS else []
+        self._keep(slot, held, [part.source for part in parts if isinstance(part.source, StoredPrefix)])
+        self._pool.claim(slot, held)
+        self._fill(slot, parts, prompt)
         if parted and reach >= MIN_PINNED_TOKENS:
             self._pin(slot, tuple(prompt[:reach]))
         return slot
@@ -168,52 +104,93 @@ class PrefixCache:
         ahead = [other for other in self._pool.slots if len(other.tokens) - held >= MIN_GAIN_TOKENS]
         if not (self._enabled and ahead):
             return 0
-        source, reach = self._longest(prompt, ahead)
-        if reach - held < MIN_GAIN_TOKENS:
+        parts = chain(shared_with(prompt, ahead, len(prompt) - MIN_PREFILL_TOKENS), held)
+        gained = reached(parts, held) - held
+        if gained < MIN_GAIN_TOKENS:
             return 0
-        self._fill(slot, source, prompt[:reach])
-        return reach - held
+        self._fill(slot, parts, prompt)
+        return gained
 
-    def _longest(self, prompt: Sequence[int], sources: Iterable[Source]) -> tuple[Source, int]:
-        """The source with the longest common prefix; the first among equals."""
-        limit = len(prompt) - MIN_PREFILL_TOKENS
-        lengths = ((source, common_prefix(source.tokens, prompt, limit)) for source in sources)
-        return max(lengths, key=lambda pair: pair[1])
+    def _target(self, prompt: Sequence[int], reach: int) -> tuple[Slot, int]:
+        """The free slot to take and how much of the prompt it holds itself, where `reach` tokens can be had in all.
 
-    def _target(self, prompt: Sequence[int]) -> tuple[Slot, int]:
-        """The free slot to take and how much of the prompt it holds itself.
-
-        One that loses little by it, as the pool would choose; else the least recently used, since whatever the
-        prompt needs can be copied into it.
+        The one that holds most of it, if less has to be put away from it than would have to be copied into another:
+        one that loses little, as the pool would choose, else the least recently used.
         """
         shared = self._pool.shared(prompt)
         cheap = {slot: length for slot, length in shared.items() if len(slot.tokens) - length < MIN_GAIN_TOKENS}
-        slot = self._pool.best(cheap) if cheap else min(shared, key=lambda each: (each.last_used, each.index))
-        return slot, shared[slot]
+        other = self._pool.best(cheap) if cheap else min(shared, key=lambda each: (each.last_used, each.index))
+        stem = self._pool.best(shared)
+        branch = len(stem.tokens) - shared[stem]
+        if branch < shared[stem] - shared[other] and branch <= self.store.room(()):
+            return stem, shared[stem]
+        return other, shared[other]
 
-    def _keep(self, slot: Slot, shared: int, needed: StoredPrefix | None) -> None:
-        """Store what the slot holds beyond its first `shared` tokens, unless it is short or held elsewhere too."""
-        tokens = tuple(slot.tokens[: self.store.room(needed)])
-        if len(tokens) - shared < MIN_GAIN_TOKENS:
+    def _keep(self, slot: Slot, held: int, needed: Collection[StoredPrefix]) -> None:
+        """Store what the slot has beyond its first `held` tokens, unless it is short or known elsewhere too.
+
+        A stem worth copying stays in the slot; a shorter one is stored with what follows it.
+        """
+        start = held if held >= MIN_GAIN_TOKENS else 0
+        tokens = tuple(slot.tokens[: start + self.store.room(needed)])
+        if len(tokens) - held < MIN_GAIN_TOKENS:
             return
         others = (*(other for other in self._pool.slots if other is not slot), *self.store)
-        covered = max((common_prefix(other.tokens, tokens, len(tokens)) for other in others), default=0)
-        if len(tokens) - covered >= MIN_GAIN_TOKENS:
-            self.store.make_room(tokens, needed)
-            self.store.add(StoredPrefix(tokens, self._backend.save(slot.index, len(tokens))))
+        known = reached(chain(shared_with(tokens, others, len(tokens)), start), start)
+        if len(tokens) - known >= MIN_GAIN_TOKENS:
+            self.store.make_room(tokens, start, needed)
+            self.store.add(StoredPrefix(tokens, self._backend.save(slot.index, len(tokens), start), start))
 
-    def _fill(self, slot: Slot, source: Source, tokens: Sequence[int]) -> None:
-        """Copy the source's first tokens into the slot, which names them only once they are there."""
-        if isinstance(source, Slot):
-            self._backend.copy(source.index, slot.index, len(tokens))
-        elif isinstance(source, Snapshot):
-            saved = self._snapshots.load(source) if self._snapshots else None
-            if saved is None:  # damaged: the prompt is read instead
-                return
-            self._backend.restore(slot.index, saved, len(tokens))
-        else:
-            self._backend.restore(slot.index, source.saved, len(tokens))
-            self.store.touch(source)
-            if len(source.tokens) == len(tokens):
-                self.store.evict(source, Eviction.LIVE)
-        slot.tokens[:] = tokens
+    def _fill(self, slot: Slot, parts: Sequence[Shared], prompt: Sequence[int]) -> None:
+        """Copy the parts into the slot, one behind the other; it names their tokens only once they are there."""
+        for part in parts:
+            source, stop = part.source, part.stop
+            if isinstance(source, Slot):
+                self._backend.copy(source.index, slot.index, stop, len(slot.tokens))
+            elif isinstance(source, Snapshot):
+                saved = self._snapshots.load(source) if self._snapshots else None
+                if saved is None:  # damaged: the prompt is read instead
+                    return
+                self._backend.restore(slot.index, saved, stop)
+            else:
+                self._backend.restore(slot.index, source.saved, stop, source.start)
+            slot.tokens[:] = prompt[:stop]
+        self._note_use(parts)
+
+    def _note_use(self, parts: Sequence[Shared]) -> None:
+        """Stems last, so that they outlive their branches; what is whole in a slot again leaves memory."""
+        for part in reversed(parts):
+            if isinstance(part.source, StoredPrefix):
+                self.store.touch(part.source)
+                if len(part.source.tokens) == part.stop:
+                    self.store.evict(part.source, Eviction.LIVE)
+
+
+def shared_with(tokens: Sequence[int], sources: Iterable[Source], limit: int) -> list[Shared]:
+    """What each source holds of the first `limit` of `tokens`, if anything."""
+    found = (
+        Shared(
+            source,
+            source.start if isinstance(source, StoredPrefix) else 0,
+            common_prefix(source.tokens, tokens, limit),
+        )
+        for source in sources
+    )
+    return [each for each in found if each.stop > each.start]
+
+
+def chain(known: Iterable[Shared], held: int = 0) -> list[Shared]:
+    """Those that together reach furthest beyond `held` tokens, each beginning no later than the one before it ends."""
+    parts: list[Shared] = []
+    end = held
+    # Of those that begin alike the one that reaches furthest comes first, and no other is needed.
+    for each in sorted(known, key=lambda each: (each.start, -each.stop)):
+        if each.start <= end < each.stop:
+            parts.append(each)
+            end = each.stop
+    return parts
+
+
+def reached(parts: Sequence[Shared], held: int = 0) -> int:
+    """Where a chain ends."""
+    return parts[-1].stop if parts else held

@@ -20,9 +20,12 @@ METRICS = (
     Metric("decode step", "ms", "less", 2),
     Metric("reading a prompt of only the new tokens", "ms", "less", 1),
     Metric("new tokens of the second turn", ""),
-    Metric("1.5 steps and the new tokens", "ms", digits=1),
+    Metric("1.5 steps and a prompt of the new tokens", "ms", digits=1),
     Metric("second turn's share of it", "", digits=2),
     Metric("second user's share of it", "", digits=2),
+    Metric("reading the new tokens behind the history", "ms", "less", 1),
+    Metric("second turn, steps beside reading", "", "less", 2),
+    Metric("second user, steps beside reading", "", "less", 2),
 )
 
 
@@ -56,9 +59,12 @@ def prefix(bench: Bench, server: Server) -> Figures:
         "decode step": step * 1e3,
         "reading a prompt of only the new tokens": percentile(short, 0.5) * 1e3,
         "new tokens of the second turn": new,
-        "1.5 steps and the new tokens": bar * 1e3,
+        "1.5 steps and a prompt of the new tokens": bar * 1e3,
         "second turn's share of it": second.first_s / bar,
         "second user's share of it": neighbour.first_s / bar,
+        "reading the new tokens behind the history": second.prefill_s * 1e3,
+        "second turn, steps beside reading": (second.first_s - second.prefill_s) / step,
+        "second user, steps beside reading": (neighbour.first_s - neighbour.prefill_s) / step,
     }
 
 

@@ -75,29 +75,30 @@ class ScriptedBackend:
         logits[self._script(cache)] = 10.0
         return logits
 
-    def copy(self, source: int, target: int, tokens: int) -> None:
+    def copy(self, source: int, target: int, tokens: int, start: int = 0) -> None:
         assert source != target
         self.copies.append((source, target, tokens))
-        self._overwrite(target, self._beginning(self._cache[source], tokens))
+        self._overwrite(target, self._piece(self._cache[source], start, tokens), start)
 
-    def save(self, slot: int, tokens: int) -> npt.NDArray[np.int32]:
-        return np.array(self._beginning(self._cache[slot], tokens), np.int32)
+    def save(self, slot: int, tokens: int, start: int = 0) -> npt.NDArray[np.int32]:
+        return np.array(self._piece(self._cache[slot], start, tokens), np.int32)
 
-    def restore(self, slot: int, saved: SavedPrefix, tokens: int) -> None:
+    def restore(self, slot: int, saved: SavedPrefix, tokens: int, start: int = 0) -> None:
         assert isinstance(saved, np.ndarray)
         self.restores.append((slot, tokens))
-        self._overwrite(slot, self._beginning(saved.tolist(), tokens))
+        self._overwrite(slot, self._piece(saved.tolist(), 0, tokens - start), start)
 
     def close(self) -> None:
         self.closed = True
 
-    def _beginning(self, cache: list[int], tokens: int) -> list[int]:
+    def _piece(self, cache: list[int], start: int, stop: int) -> list[int]:
         assert self.can_copy
-        assert 0 < tokens <= len(cache), "the engine counts on tokens that were never cached"
-        return cache[:tokens]
+        assert 0 <= start < stop <= len(cache), "the engine counts on tokens that were never cached"
+        return cache[start:stop]
 
-    def _overwrite(self, slot: int, tokens: list[int]) -> None:
-        self._cache[slot][: len(tokens)] = tokens
+    def _overwrite(self, slot: int, tokens: list[int], start: int) -> None:
+        assert start <= len(self._cache[slot]), "what comes before was never cached"
+        self._cache[slot][start : start + len(tokens)] = tokens
 
 
 class DreamingBackend(ScriptedBackend):

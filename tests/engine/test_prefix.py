@@ -18,7 +18,8 @@ from appliance.engine import providers
 from appliance.engine.backend import Row
 from appliance.engine.engine import Engine
 from appliance.engine.ort import OrtBackend
-from appliance.engine.prefix import MIN_GAIN_TOKENS, Eviction, PrefixCache, PrefixStore, StoredPrefix
+from appliance.engine.prefix import MIN_GAIN_TOKENS, PrefixCache, Shared, chain, reached
+from appliance.engine.prefix_store import Eviction, PrefixStore, StoredPrefix
 from appliance.engine.slots import SlotPool, common_prefix
 from appliance.errors import RequestCancelled
 from appliance.prompt.tokenizer import Tokenizer
@@ -129,6 +130,39 @@ def test_a_conversation_that_goes_on_stays_in_its_slot(start: Start) -> None:
     assert {row.slot for run in model.runs for row in run} == {0}
 
 
+def test_users_of_one_beginning_take_turns_in_one_row(start: Start) -> None:
+    model = backend()
+    engine = start(model, max_waiting=100)
+    prompts = {
+        name: SYSTEM + SYSTEM + f"{name} asks: where is the {name.lower()} tree?" for name in ("Oak", "Elm", "Fir")
+    }
+    plain = start(backend(slots=1), prefix_cache_bytes=0)
+    for prompt in prompts.values():
+        Client(engine, prompt, num_ctx=256, num_predict=20).chunks()
+    assert not model.copies, "the common beginning stays where it is"
+    assert {row.slot for run in model.runs for row in run} == {0}
+    store = engine._prefixes.store
+    assert [entry.start for entry in store] == [2 * len(SYSTEM)] * 2
+    assert store.used_bytes < 2 * 60 * model.kv_bytes_per_token, "only what each said after it was put away"
+    for prompt in prompts.values():
+        client = Client(engine, prompt, num_ctx=256, num_predict=20)
+        chunks = client.chunks()
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.cached_tokens == len(prompt) - 2
+        assert "".join(chunk.text for chunk in chunks) == Client(plain, prompt, num_ctx=256, num_predict=20).text()
+    assert not model.copies
+
+
+def test_a_branch_whose_stem_was_put_away_too_comes_back_with_it(start: Start) -> None:
+    model = backend(slots=1)
+    engine = start(model)
+    first, second = SYSTEM + "Where is the oak? " * 2, SYSTEM + "And the elm tree? "
+    for prompt in (first, second, TALES[0]):
+        Client(engine, prompt, num_ctx=256, num_predict=2).chunks()
+    assert sorted(entry.start for entry in engine._prefixes.store) == [0, len(SYSTEM)]
+    assert usage(Client(engine, first, num_ctx=256, num_predict=2)).cached_tokens == len(first) - 2
+
+
 def test_a_few_tokens_are_read_again_rather_than_copied(start: Start) -> None:
     model = backend()
     engine = start(model)
@@ -230,9 +264,9 @@ def stored(text: str) -> StoredPrefix:
     return StoredPrefix(tuple(map(ord, text)), Bytes(10 * len(text)))
 
 
-def put(store: PrefixStore, text: str, needed: StoredPrefix | None = None) -> StoredPrefix:
+def put(store: PrefixStore, text: str, needed: tuple[StoredPrefix, ...] = ()) -> StoredPrefix:
     entry = stored(text)
-    store.make_room(entry.tokens, needed)
+    store.make_room(entry.tokens, 0, needed)
     store.add(entry)
     return entry
 
@@ -252,8 +286,8 @@ def test_the_least_recently_used_goes_first_and_what_is_needed_stays() -> None:
     store.touch(first)
     fourth = put(store, "ddd")
     assert list(store) == [third, first, fourth]
-    assert store.room(third) == 7
-    fifth = put(store, "eeeeeee", needed=third)
+    assert store.room((third,)) == 7
+    fifth = put(store, "eeeeeee", needed=(third,))
     assert list(store) == [third, fifth]
     assert store.used_bytes == 100
     assert second not in list(store)
@@ -279,6 +313,28 @@ def test_only_what_fits_of_a_long_conversation_is_kept() -> None:
     assert cache.take([2] * 30)
     assert [len(entry.tokens) for entry in cache.store] == [50]
     assert cache.store.used_bytes == 50 * model.kv_bytes_per_token
+
+
+def test_a_chain_holds_what_its_parts_hold_one_behind_the_other() -> None:
+    def part(start: int, stop: int) -> Shared:
+        return Shared(StoredPrefix((1,) * 50, Bytes(0), start), start, stop)
+
+    stem, short, branch, apart = part(0, 20), part(0, 10), part(18, 30), part(40, 50)
+    assert chain([apart, branch, short, stem]) == [stem, branch]
+    assert chain([short, branch]) == [short], "a branch without its stem is of no use"
+    assert chain([apart, branch, short, stem], held=25) == [branch]
+    assert chain([branch], held=30) == []
+    assert reached([stem, branch]) == 30
+    assert reached([], 7) == 7
+
+
+def test_an_entry_that_begins_later_does_not_contain_one_that_begins_earlier() -> None:
+    store = PrefixStore(1000, 10)
+    whole = put(store, "abc")
+    store.make_room(tuple(map(ord, "abcdef")), 2, ())
+    assert list(store) == [whole]
+    store.make_room(tuple(map(ord, "abcdef")), 0, ())
+    assert list(store) == []
 
 
 def test_common_prefix() -> None:
