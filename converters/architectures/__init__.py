@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from appliance.store.gguf_header import TensorInfo
-from converters.architectures import gemma2, gemma3, llama, phi3
+from converters.architectures import gemma2, gemma3, granite, llama, phi3, qwen2, qwen3, smollm3
 from converters.architectures.decoder import Config
 from converters.graph import Graph
 from converters.recipes import Recipe
@@ -37,4 +37,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     gemma2.NAME: gemma2,
     gemma3.NAME: gemma3,
     phi3.NAME: phi3,
+    qwen2.NAME: qwen2,
+    qwen3.NAME: qwen3,
+    smollm3.NAME: smollm3,
+    granite.NAME: granite,
 }

@@ -1,4 +1,4 @@
-"""The llama architecture: Llama 1–3, SmolLM, Mistral without windows, and the many models of that shape.
+"""The llama architecture: Llama 1–3, SmolLM, Mistral, and the many models of that shape.
 
 Per layer: RMSNorm, attention with rotary embedding over pairs (GGUF keeps llama weights in that order),
 RMSNorm, SwiGLU. Metadata and tensor names after llama.cpp's gguf-py/gguf/constants.py and src/llama-model.cpp.
@@ -23,9 +23,10 @@ NAME = "llama"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(decoder.Config):
-    """A llama model."""
+    """A llama model, every layer of which sees `window` tokens (0: all), as the first Mistral does."""
 
     rope: Rope
+    window: int = 0
 
 
 def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Config:
@@ -36,7 +37,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     keys = Keys(NAME, metadata)
     dimensions = decoder.dimensions(keys, tensors)
     rope = read_rope(keys, dimensions["head_dim"], interleaved=True, factors="rope_freqs.weight")
-    config = Config(**dimensions, rope=rope)
+    config = Config(**dimensions, rope=rope, window=keys.integer("attention.sliding_window", 0))
     keys.refuse_others(decoder.NEUTRAL)
 
     layer = decoder.attention_shapes(config) | decoder.gated_shapes(config)
@@ -56,7 +57,7 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     for index in range(config.layers):
         layer = f"blk.{index}"
         x = stream.norm(f"{layer}.attn_norm.weight")
-        x = decoder.attention(step, config, index, [decoder.packed_qkv(weights, x, layer)], rope)
+        x = decoder.attention(step, config, index, [decoder.packed_qkv(weights, x, layer)], rope, window=config.window)
         if index == config.layers - 1:
             x = stream.only_wanted(step, x)
         stream.add(weights.back(x, f"{layer}.attn_output"))
