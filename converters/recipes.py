@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
+from converters.experts import Experts, in_turns, mixed, stacked
 from converters.formats import (
     GRID_OF_16,
     SUM_BLOCK,
@@ -97,6 +98,16 @@ class Recipe:
         """Rows `ids` of the matrix `name`."""
         raise NotImplementedError
 
+    def router(self, x: ir.Value, name: str) -> ir.Value:
+        """x times the transpose of the matrix `name` in float32: its products are compared, so small errors count."""
+        tensor = self.source.tensors[f"{name}.weight"]
+        matrix = self._floats(tensor.name, [[tensor]], _stacked([tensor]))
+        return self.graph.node("FusedMatMul", x, matrix, domain=MICROSOFT, transB=1)[0]
+
+    def experts(self, x: ir.Value, scores: ir.Value, experts: Experts) -> ir.Value:
+        """What experts with these scores [B,S,count] make of x [B,S,hidden], which they read and write alike."""
+        raise NotImplementedError
+
     def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
         raise NotImplementedError
 
@@ -117,6 +128,20 @@ class Recipe:
         def fill() -> None:
             for start in range(0, shape[0], step):
                 file.append(region, rows(start, min(start + step, shape[0])))
+
+        file.later(fill)
+        return self.graph.stored(name, region, FLOAT, shape)
+
+    def _floats(self, name: str, groups: Sequence[Sequence[TensorInfo]], shape: tuple[int, ...]) -> ir.Value:
+        """Groups of tensors on top of each other, the rows of each group in turns, as float32 of a shape."""
+        file = self.graph.file
+        region = file.reserve(4 * int(np.prod(shape)))
+
+        def fill() -> None:
+            for tensors in groups:
+                for parts in in_turns(self.source, tensors):
+                    file.append(region, np.stack([values for _, values in parts], axis=1))
+                    self.progress(sum(raw.nbytes for raw, _ in parts))
 
         file.later(fill)
         return self.graph.stored(name, region, FLOAT, shape)
@@ -202,6 +227,35 @@ class Exact(Recipe):
             block_size=form.block,
             accuracy_level=4,
         )[0]
+
+    def experts(self, x: ir.Value, scores: ir.Value, experts: Experts) -> ir.Value:
+        form = experts.form
+        read, written = (self._store_in_turns(tensors, form) for tensors in experts.matrices)
+        attributes = {"expert_weight_bits": form.bits, "block_size": form.block, "weights_prepacked": 0}
+        inputs = (*read, None, *written)
+        return mixed(self.graph, "QMoE", x, scores, inputs, experts, accuracy_level=4, **attributes)
+
+    def _store_in_turns(self, tensors: Sequence[TensorInfo], form: Format) -> tuple[ir.Value, ir.Value]:
+        """Matrices and scales of experts whose rows come in turns."""
+        file, (count, rows, columns) = self.graph.file, stacked(tensors)
+        width, blocks = columns * form.bits // 8, columns // form.block
+        data, scales = file.reserve(count * rows * width), file.reserve(4 * count * rows * blocks)
+
+        def fill() -> None:
+            for parts in in_turns(self.source, tensors):
+                packed = [pack(*part, tensor.type_name, form) for tensor, part in zip(tensors, parts, strict=True)]
+                file.append(data, np.stack([each.data for each in packed], axis=1))
+                file.append(scales, np.stack([each.scales for each in packed], axis=1))
+                for tensor, (raw, values), each in zip(tensors, parts, packed, strict=True):
+                    self._account(tensor, values, unpack(each, form, columns))
+                    self.progress(raw.nbytes)
+
+        file.later(fill)
+        name = "+".join(tensor.name for tensor in tensors)
+        return (
+            self.graph.stored(name, data, UINT8, (count, rows, width)),
+            self.graph.stored(f"{name}.scales", scales, FLOAT, (count, rows, blocks)),
+        )
 
     def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
         """A head that shares its matrix with the embedding shares its format too."""
@@ -315,22 +369,18 @@ class Full(Recipe):
         (y,) = self.graph.node("FusedMatMul", x, self._store(tensors), domain=MICROSOFT, transB=1)
         return self.graph.node("Add", y, bias)[0] if bias else y
 
+    def experts(self, x: ir.Value, scores: ir.Value, experts: Experts) -> ir.Value:
+        read, written = (
+            self._floats("+".join(tensor.name for tensor in tensors), [tensors], stacked(tensors))
+            for tensors in experts.matrices
+        )
+        return mixed(self.graph, "MoE", x, scores, (read, None, written), experts)
+
     def _store(self, tensors: Sequence[TensorInfo]) -> ir.Value:
         key = tuple(tensor.name for tensor in tensors)
         if key in self._stored:
             return self._stored[key]
-        rows, columns = _stacked(tensors)
-        file = self.graph.file
-        region = file.reserve(4 * rows * columns)
-
-        def fill() -> None:
-            for tensor in tensors:
-                for raw, values in self.source.chunks(tensor):
-                    file.append(region, values)
-                    self.progress(raw.nbytes)
-
-        file.later(fill)
-        self._stored[key] = self.graph.stored("+".join(key), region, FLOAT, (rows, columns))
+        self._stored[key] = self._floats("+".join(key), [[tensor] for tensor in tensors], _stacked(tensors))
         return self._stored[key]
 
 

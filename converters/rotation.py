@@ -117,6 +117,14 @@ class Rotated(Exact):
             ("exact", "compact", "q4", "fp32"),
         )
 
+    def router(self, x: ir.Value, name: str) -> ir.Value:
+        """Refused: experts in int8 beside those of the other graph would double what is most of such a model."""
+        architecture = self.source.metadata.get("general.architecture")
+        raise UnsupportedModel(
+            f"recipe 'int8-rotated' for the architecture {architecture}, a mixture of experts",
+            ("exact", "compact", "q4", "fp32"),
+        )
+
     def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
         """A matrix that reads the residual stream, behind the norm `after`, in int8."""
         assert after, "the residual stream is read behind norms only"

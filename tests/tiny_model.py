@@ -148,7 +148,7 @@ def add_key(writer: GGUFWriter, key: str, value: Any) -> None:
 
 def add_tensor(writer: GGUFWriter, name: str, array: np.ndarray, tensor_type: str) -> None:
     """Add one tensor, matrices in the block format `tensor_type`."""
-    kind = GGMLQuantizationType[tensor_type if array.ndim == 2 else "F32"]
+    kind = GGMLQuantizationType[tensor_type if array.ndim > 1 else "F32"]
     if kind == GGMLQuantizationType.F32:
         writer.add_tensor(name, array)
     else:

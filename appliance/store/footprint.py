@@ -8,11 +8,13 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     8 bits, blocks of 64              8 + 32/64 = 8.5
     8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
 
-`compact` keeps a 4-bit matrix that embedding and head share twice, in the format of each.
+`compact` keeps a 4-bit matrix that embedding and head share twice, in the format of each. Experts have one format for
+all of a layer's matrices, without sums.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +29,8 @@ _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
 _LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
 _EMBEDDING = "token_embd.weight"
 _HEAD = "output.weight"
-_FUSED = re.compile(r"\.(?:attn_[qkv]|ffn_(?:gate|up))\.weight$")
+_EXPERTS = "_exps"
+_FUSED = re.compile(r"\.(?:attn_[qkv]|ffn_(?:gate|up)|ffn_(?:gate|up|down)_exps)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """Matrices that become one: their types, how many weights there are, how long a row is, and where it is used."""
+    """Matrices of one format: their types, how many weights there are, what divides their rows, where they are used."""
 
     types: frozenset[str]
     weights: int
@@ -55,6 +58,7 @@ class _Matrix:
     embedding: bool
     shared: bool  # the embedding is the head too
     layer: bool
+    experts: bool
 
 
 def footprint(header: GGUFHeader) -> Footprint:
@@ -95,21 +99,22 @@ def _size(tensor: TensorInfo) -> int:
 
 
 def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
-    """Those that are read together as one: queries, keys and values; gate and up."""
+    """Those that get one format: queries, keys and values; gate and up; a layer's experts."""
     together: defaultdict[str, list[TensorInfo]] = defaultdict(list)
     for tensor in tensors:
         if len(tensor.shape) > 1:
             fused = _FUSED.search(tensor.name)
-            kind = "attn" if ".attn_" in tensor.name else "ffn"
+            kind = "attn" if ".attn_" in tensor.name else "ffn_exps" if _EXPERTS in tensor.name else "ffn"
             together[f"{tensor.name[: fused.start()]} {kind}" if fused else tensor.name].append(tensor)
     return [
         _Matrix(
             frozenset(tensor.type_name for tensor in stack),
             sum(map(_size, stack)),
-            stack[0].shape[-1],
+            math.gcd(*(tensor.shape[-1] for tensor in stack)),
             name == _EMBEDDING,
             _HEAD not in together,
             name.startswith("blk."),
+            name.endswith(_EXPERTS),
         )
         for name, stack in together.items()
     ]
@@ -122,7 +127,7 @@ def _in_8_bits(matrix: _Matrix) -> float:
 def _compact(matrix: _Matrix) -> float:
     if matrix.types == {"Q4_0"}:
         return 5
-    if not matrix.types <= _GRID_OF_16:
+    if matrix.experts or not matrix.types <= _GRID_OF_16:
         return _in_8_bits(matrix)
     if matrix.embedding:
         return _in_8_bits(matrix) + (5.45 if matrix.shared else 0)
@@ -137,7 +142,7 @@ def _exact(matrix: _Matrix) -> float:
 
 def _q4(matrix: _Matrix) -> float:
     rounded = matrix.layer and matrix.types <= FULL_PRECISION | {"Q8_0"} and not matrix.columns % 32
-    return 5.45 if rounded else _compact(matrix)
+    return 5.45 if rounded and not matrix.experts else _compact(matrix)
 
 
 def _int8_rotated(matrix: _Matrix) -> float:

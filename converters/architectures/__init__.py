@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from appliance.store.gguf_header import TensorInfo
-from converters.architectures import gemma2, gemma3, granite, llama, phi3, qwen2, qwen3, smollm3
+from converters.architectures import gemma2, gemma3, granite, granitemoe, llama, phi3, qwen2, qwen3, qwen3moe, smollm3
 from converters.architectures.decoder import Config
 from converters.graph import Graph
 from converters.recipes import Recipe
@@ -41,4 +41,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     qwen3.NAME: qwen3,
     smollm3.NAME: smollm3,
     granite.NAME: granite,
+    qwen3moe.NAME: qwen3moe,
+    granitemoe.NAME: granitemoe,
 }

@@ -1,8 +1,9 @@
-"""Every decoder architecture against transformers' own model: one row each, however the tokens are dealt out."""
+"""Every decoder architecture against transformers' own model: however the tokens are dealt out, and by every recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,36 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from appliance.bundle import BATCH, MODEL
 from appliance.errors import UnsupportedModel
 from converters.architectures import ARCHITECTURES
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Reference, make
 from tests.converters.running import Decoder
 
-NOT_READY = ("phi3-long",)
-READY = [name for name, case in CASES.items() if case.architecture in ARCHITECTURES and name not in NOT_READY]
+# One case of each architecture that has as many of its features as fit together.
+ONE_EACH = (
+    *("llama-3", "mistral-window", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-window", "granite"),
+    *("qwen3moe", "granitemoe-shared"),
+)
+NOT_ROTATED = ("gemma2", "gemma3", "qwen3moe", "granitemoe-shared")
+Make = Callable[..., Reference]
 
 
-@pytest.fixture(scope="module", params=READY)
-def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return make(CASES[request.param], tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes a case's model, once for each type of its matrices."""
+
+    @cache
+    def made(name: str, tensor_type: str = "F32") -> Reference:
+        return make(CASES[name], tmp_path_factory.mktemp(name), tensor_type)
+
+    return made
+
+
+@pytest.fixture(scope="module", params=[name for name in CASES if name != "phi3-long"])
+def reference(request: pytest.FixtureRequest, made: Make) -> Reference:
+    return made(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +91,57 @@ def test_long_factors_are_left_out_with_the_texts_that_need_them(tmp_path: Path)
     equal(Decoder(tmp_path / "fp32", capacity=trained).all_logits(reference.ids[:trained]), expected)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
-def test_what_a_rotation_would_change_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    reference = make(CASES[name], tmp_path)
-    with pytest.raises(UnsupportedModel, match=f"recipe 'int8-rotated' for the architecture {name}.*exact, compact"):
-        convert(reference.gguf, tmp_path / "bundle", "int8-rotated")
+def test_every_decoder_has_a_case() -> None:
+    decoders = {name for name, module in ARCHITECTURES.items() if hasattr(module, "Config") or name == "qwen2"}
+    assert {case.architecture for case in CASES.values()} == decoders
+
+
+def loss(reference: Reference, folder: Path, recipe: str, kv: str = "f32", graph: str = MODEL) -> float:
+    """The relative error of the logits of a bundle that is made in `folder`."""
+    convert(reference.gguf, folder, recipe, kv=kv)
+    difference = Decoder(folder, graph=graph).all_logits(reference.ids) - reference.logits
+    return float(np.sqrt((difference**2).mean() / (reference.logits**2).mean()))
+
+
+class TestRecipes:
+    """Random models magnify what rounding does; a graph that computes something else has an error of 1 and more."""
+
+    @pytest.mark.parametrize("name", ONE_EACH)
+    def test_exact(self, made: Make, tmp_path: Path, name: str) -> None:
+        assert loss(made(name), tmp_path / "bundle", "exact") < 0.15
+
+    @pytest.mark.parametrize("name", ONE_EACH)
+    def test_compact(self, made: Make, tmp_path: Path, name: str) -> None:
+        assert loss(made(name, "Q4_1"), tmp_path / "bundle", "compact") < 0.12
+
+    @pytest.mark.parametrize("tensor_type", ["Q4_0", "Q8_0"])
+    @pytest.mark.parametrize("name", ["qwen3moe", "granitemoe-shared"])
+    def test_experts_as_they_are_in_the_source(self, made: Make, tmp_path: Path, name: str, tensor_type: str) -> None:
+        assert loss(made(name, tensor_type), tmp_path / "bundle", "exact") < 0.12
+
+    @pytest.mark.parametrize("name", ONE_EACH)
+    def test_a_cache_in_int8(self, made: Make, tmp_path: Path, name: str) -> None:
+        assert loss(made(name), tmp_path / "bundle", "fp32", kv="q8_0") < 0.4
+
+    @pytest.mark.parametrize("name", ["smollm3", "qwen3moe"])
+    def test_q4(self, made: Make, tmp_path: Path, name: str) -> None:
+        assert loss(made(name), tmp_path / "bundle", "q4") < 0.8
+
+    @pytest.mark.parametrize("name", [name for name in ONE_EACH if name not in NOT_ROTATED])
+    def test_int8_rotated(self, made: Make, tmp_path: Path, name: str) -> None:
+        assert loss(made(name), tmp_path / "bundle", "int8-rotated", graph=BATCH) < 0.2
+
+    @pytest.mark.parametrize("name", NOT_ROTATED)
+    def test_what_a_rotation_cannot_have_is_refused_by_name(self, made: Make, tmp_path: Path, name: str) -> None:
+        architecture = CASES[name].architecture
+        refusal = f"recipe 'int8-rotated' for the architecture {architecture}, .*exact, compact"
+        with pytest.raises(UnsupportedModel, match=refusal):
+            convert(made(name).gguf, tmp_path / "bundle", "int8-rotated")
+
+
+def test_no_tokens_wanted_is_no_work_for_experts(made: Make, tmp_path: Path) -> None:
+    """A chunk in the middle of a prompt wants no logits, so no row goes through the last layer's experts."""
+    reference = made("qwen3moe")
+    convert(reference.gguf, tmp_path / "bundle", "exact")
+    decoder = Decoder(tmp_path / "bundle")
+    assert decoder.step([reference.ids[:20]], [0], [[]]).shape == (1, 0, 267)

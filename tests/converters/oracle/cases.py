@@ -143,5 +143,8 @@ _ALL = (
     ),
     Case("granitemoe", "granitemoe", "granitemoe",
          GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 32}),
+    Case("granitemoe-shared", "granitemoe", "granitemoeshared",
+         GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 32,
+                    "shared_intermediate_size": 64}),
 )  # fmt: skip
 CASES = {case.name: case for case in _ALL}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType, quants
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -40,7 +41,7 @@ def make(case: Case, folder: Path, tensor_type: str = "F32") -> Reference:
     """Make a case's model in `folder`: folder/hf, with its tokenizer, and folder/model.gguf with such matrices."""
     config = AutoConfig.for_model(case.model_type, **case.full_config)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
-    weights = random_weights(model, case)
+    weights = random_weights(model, case, tensor_type)
     ids = [int(token) for token in np.random.default_rng(SEED).integers(0, len(tiny_tokens()), TOKENS)]
     logits, continued = run(model, ids)
     model.save_pretrained(folder / "hf")
@@ -49,11 +50,12 @@ def make(case: Case, folder: Path, tensor_type: str = "F32") -> Reference:
     return Reference(case, folder / "hf", gguf, ids, logits, continued)
 
 
-def random_weights(model: Any, case: Case) -> dict[str, np.ndarray]:
+def random_weights(model: Any, case: Case, tensor_type: str) -> dict[str, np.ndarray]:
     """Give every parameter random values that keep activations near a size of 1; returns them by their names.
 
-    Gemma's norms multiply by 1 + weight, the others' by the weight.
+    Gemma's norms multiply by 1 + weight, the others' by the weight. Matrices hold what `tensor_type` can say exactly.
     """
+    kind = GGMLQuantizationType[tensor_type]
     rng = np.random.default_rng(SEED)
     centre = 0.0 if case.model_type.startswith("gemma") else 1.0
     weights: dict[str, np.ndarray] = {}
@@ -66,6 +68,8 @@ def random_weights(model: Any, case: Case) -> dict[str, np.ndarray]:
         else:
             values = 1.5 * rng.standard_normal(shape) / np.sqrt(shape[-1])
         weights[name] = values.astype(np.float32)
+        if len(shape) > 1:
+            weights[name] = quants.dequantize(quants.quantize(weights[name], kind), kind)
         parameter.data = torch.from_numpy(weights[name])
     model.tie_weights()
     return weights

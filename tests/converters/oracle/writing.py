@@ -121,7 +121,8 @@ def granite(config: dict[str, Any]) -> dict[str, Any]:
 
 def granite_moe(config: dict[str, Any]) -> dict[str, Any]:
     experts = {"expert_count": config["num_local_experts"], "expert_used_count": config["num_experts_per_tok"]}
-    return granite(config) | experts
+    shared = config.get("shared_intermediate_size")
+    return granite(config) | experts | ({"expert_shared_feed_forward_length": shared} if shared else {})
 
 
 def qwen_3_moe(config: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +154,11 @@ def arranged(architecture: str, config: dict[str, Any], weights: Weights) -> Ite
         elif ".experts." in name:
             before, _, after = name.partition(".experts.")
             experts.setdefault(f"{before}.experts.{after.partition('.')[2]}", []).append(array)
-        elif part == "input_linear":  # Granite's experts: gate over up
-            before = name.rpartition(".input_linear")[0].removesuffix(".block_sparse_moe")
-            for half, values in zip(("gate_proj", "up_proj"), np.split(array, 2, axis=1), strict=True):
-                yield f"{before}.mlp.experts.{half}.weight", values
+        elif part == "input_linear":  # Granite's experts, and the one that all tokens use: gate over up
+            before, _, kind = name.removesuffix(".input_linear.weight").rpartition(".")
+            experts_or_one = {"block_sparse_moe": "mlp.experts", "shared_mlp": "mlp.shared_expert"}[kind]
+            for half, values in zip(("gate_proj", "up_proj"), np.split(array, 2, axis=-2), strict=True):
+                yield f"{before}.{experts_or_one}.{half}.weight", values
         else:
             yield name, array
     for name, arrays in experts.items():

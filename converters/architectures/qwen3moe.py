@@ -1,0 +1,67 @@
+"""The qwen3moe architecture: Qwen 3's mixtures of experts.
+
+Qwen 3 whose MLPs are mixtures of experts. After transformers' modeling_qwen3_moe.py and llama.cpp's
+src/models/qwen3moe.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.store.gguf_header import TensorInfo
+from converters.architectures import decoder
+from converters.architectures.decoder import Step, Stream
+from converters.architectures.keys import Keys, check_tensors, in_layers
+from converters.architectures.mixture import NEUTRAL, Mixture, mixture_of_experts, mixture_shapes, read_mixture
+from converters.architectures.rope import Rope, read_rope, tables
+from converters.graph import Graph
+from converters.recipes import Recipe
+
+NAME = "qwen3moe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(decoder.Config):
+    """A qwen3moe model, every layer of which is a mixture."""
+
+    rope: Rope
+    mixture: Mixture
+
+
+def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Config:
+    """Read and check everything that the graph depends on; raises as `Architecture.read_config` says."""
+    keys = Keys(NAME, metadata)
+    dimensions = decoder.dimensions(keys, tensors)
+    together = max(1, keys.integer("expert_used_count"))
+    config = Config(
+        **dimensions,
+        rope=read_rope(keys, dimensions["head_dim"], interleaved=False),
+        mixture=read_mixture(keys, dimensions["intermediate"] // together),
+    )
+    keys.refuse_others(NEUTRAL)
+
+    layer = decoder.attention_shapes(config) | decoder.head_norm_shapes(config)
+    layer |= mixture_shapes(config.hidden, config.mixture)
+    check_tensors(NAME, tensors, decoder.outer_shapes(config) | in_layers(config.layers, layer), {})
+    return config
+
+
+def build(graph: Graph, weights: Recipe, config: Config) -> None:
+    """Add the whole decoder to the graph."""
+    step = Step(graph)
+    rope = tables(weights, config.rope, config.context_length)
+    embeddings = weights.embedding(step.ids, "token_embd")
+    stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden))
+    for index in range(config.layers):
+        layer = f"blk.{index}"
+        qkv = decoder.packed_qkv(weights, stream.norm(f"{layer}.attn_norm.weight"), layer)
+        heads = decoder.normed_heads(graph, weights, config, qkv, layer)
+        x = decoder.attention(step, config, index, heads, rope)
+        if index == config.layers - 1:
+            x = stream.only_wanted(step, x)
+        stream.add(weights.back(x, f"{layer}.attn_output"))
+        x = stream.norm(f"{layer}.ffn_norm.weight")
+        stream.add(mixture_of_experts(weights, x, layer, config.mixture))
+    decoder.head(graph, weights, config, stream.norm("output_norm.weight"))
