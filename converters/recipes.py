@@ -5,6 +5,8 @@
     q4       compact, and matrices of 8 bits and more are rounded to 4 where their inputs say that it hurts least
     fp32     the source's values as float32: the reference
 
+Experts (experts.py) have formats of their own, the same with all recipes but fp32; routers are always float32.
+
 A recipe adds the nodes, reserves the bytes, and leaves a job that fills them from the source.
 """
 
