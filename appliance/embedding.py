@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from appliance.engine.encoder import Pair, Vectors
 from appliance.errors import InputTooLong, InvalidRequest, NoEmbeddings, NotEmbedded, Unsupported
 from appliance.prompt.tokenizer import EncoderInput, Tokenizer
 from appliance.runner import EncoderRunner, Runner
+
+log = logging.getLogger(__name__)
 
 SMALLEST_NORM = 1e-12  # a vector of zeros stays one
 
@@ -63,7 +66,7 @@ async def result(job: Job) -> Vectors:
 
 
 def read_inputs(tokenizer: Tokenizer, texts: Sequence[str], limit: int, truncate: bool) -> list[EncoderInput]:
-    """The tokens of all texts, special ones included, at most `limit` each.
+    """The tokens of all texts, special ones included, at most `limit` each; the log says how many lost their end.
 
     Raises InputTooLong for a longer text that may not be truncated, InvalidRequest where nothing would be left of it.
     """
@@ -81,6 +84,7 @@ def read_inputs(tokenizer: Tokenizer, texts: Sequence[str], limit: int, truncate
                 )
             read = tokenizer.encode_input(text, limit)
         inputs.append(read)
+    log_cuts(inputs, limit)
     return inputs
 
 
@@ -93,10 +97,17 @@ def read_pairs(tokenizer: Tokenizer, request: RerankRequest, limit: int) -> list
     longest = max(each.needed for each in inputs)
     if longest > limit and not request.truncate:
         raise InputTooLong(longest, limit)
+    log_cuts(inputs, limit)
     return [
         each if each.needed <= limit else tokenizer.encode_pair(request.query, document, limit)
         for each, document in zip(inputs, request.documents, strict=True)
     ]
+
+
+def log_cuts(inputs: Sequence[EncoderInput], limit: int) -> None:
+    """Tell the log how many of them do not fit."""
+    if cut := sum(each.needed > limit for each in inputs):
+        log.warning("cut %d of %d texts to %d tokens", cut, len(inputs), limit)
 
 
 def finished(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:

@@ -96,9 +96,13 @@ def run(tokenizer: Tokenizer, act: Callable[[Any], Any]) -> Any:
         ("", 2, [CLS, SEP]),
     ],
 )
-def test_texts_lose_their_end(tokenizer: Tokenizer, text: str, limit: int, ids: list[int]) -> None:
-    (read,) = read_inputs(tokenizer, [text], limit, truncate=True)
-    assert read.ids == ids
+def test_texts_lose_their_end(
+    tokenizer: Tokenizer, text: str, limit: int, ids: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    read = read_inputs(tokenizer, [text, ""], limit, truncate=True)
+    assert [each.ids for each in read] == [ids, [CLS, SEP]]
+    cut = read[0].needed > len(ids)
+    assert (f"cut 1 of 2 texts to {limit} tokens" in caplog.text) is cut
 
 
 @pytest.mark.parametrize("limit", [2, 1, 0, -5])
