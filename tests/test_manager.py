@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle import Bundle
 from appliance.config import Settings
 from appliance.conversion import Converter
 from appliance.core import CreateRequest
 from appliance.engine import providers
 from appliance.errors import EngineStopped, NotEnoughMemory, ServerBusy
 from appliance.manager import Manager
+from appliance.memory import Grant, demand, grant, without_cache_bytes
 from appliance.options import Options, merge
 from appliance.runner import DecoderRunner
 from appliance.store.create import assemble, commit
@@ -211,6 +213,14 @@ def test_memory_decides_how_many_slots_there_are(play: Play) -> None:
             await world.use("a", num_ctx=512)
 
     play(hopeless, memory_budget_bytes=10 * 2**20)
+
+
+def test_an_encoder_wants_room_for_its_longest_text() -> None:
+    bundle = Bundle("bert", 0, 6, 0, 32, 384, 9, 8192, None, (), False, "fp32", "", kind="encoder", heads=12)
+    wanted = demand(Settings(models=Path("x"), num_parallel=3), bundle, 1000, 4096)
+    scores = 12 * 4096**2 * 4
+    assert 2 * scores < wanted.least - without_cache_bytes(1000) < 3 * scores
+    assert grant(wanted, wanted.least) == Grant(slots=3, cache=0, reserved_bytes=wanted.least)
 
 
 def test_a_model_that_can_never_fit_evicts_nothing(play: Play) -> None:
