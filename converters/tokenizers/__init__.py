@@ -4,6 +4,8 @@ pretokenizers.py  how byte-level vocabularies cut a text before merging, by name
 bpe.py            byte-level BPE ("gpt2") and SentencePiece's BPE ("llama")
 unigram.py        SentencePiece's unigram model ("t5")
 wordpiece.py      BERT's WordPiece ("bert")
+hugging_face.py   tokenizer.json of a Hugging Face folder, as it is
+older_folders.py  folders without one, in GGUF's keys
 special.py        special tokens: found in a text, ending a reply, around a text
 entries.py        checked reading of the metadata
 
@@ -16,16 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from appliance.errors import NotGGUF, UnsupportedModel
-from converters.tokenizers import bpe, wordpiece
+from converters.tokenizers import bpe, hugging_face, wordpiece
 from converters.tokenizers.entries import Entries
+from converters.tokenizers.hugging_face import Files
+from converters.tokenizers.older_folders import older_metadata
 from converters.tokenizers.special import Frame, added_tokens, end_tokens, read_frame
 from converters.tokenizers.unigram import unigram
 
+NO_FILES: Files = MappingProxyType({})
 MODELS = ("gpt2", "llama", "t5", "bert", "gemma4")
 
 
@@ -55,12 +61,27 @@ class Vocabulary:
             )
 
 
-def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
-    """Build the tokenizer that the metadata describes.
+def read_vocabulary(metadata: Mapping[str, Any], files: Files = NO_FILES) -> Vocabulary:
+    """Build the tokenizer that the metadata describes, or, where there are any, the `files` of a Hugging Face folder.
 
-    Raises UnsupportedModel for a kind of tokenizer or pre-tokenizer not known here, NotGGUF for metadata that is
-    missing or contradicts itself.
+    Raises UnsupportedModel for a kind of tokenizer or pre-tokenizer not known here, ModelFileError for metadata and
+    files that are missing, damaged or contradict each other.
     """
+    return _in_folder(metadata, files) if files else _described(metadata)
+
+
+def _in_folder(metadata: Mapping[str, Any], files: Files) -> Vocabulary:
+    settings = hugging_face.Settings(files)
+    vocab_size = metadata[f"{metadata['general.architecture']}.vocab_size"]
+    if hugging_face.TOKENIZER not in files:
+        return _described(older_metadata(settings, vocab_size) | dict(metadata))
+    tokenizer = hugging_face.read_tokenizer(files, settings, vocab_size)
+    frame = hugging_face.frame_of(tokenizer)
+    bos, ends = hugging_face.special_ids(tokenizer, settings, frame, vocab_size)
+    return Vocabulary(tokenizer, tokenizer.get_vocab_size(), bos, ends, frame, _chat_template(metadata))
+
+
+def _described(metadata: Mapping[str, Any]) -> Vocabulary:
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None:
         raise NotGGUF("a damaged model: metadata tokenizer.ggml.model is missing")

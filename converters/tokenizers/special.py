@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import AddedToken, processors
@@ -35,7 +35,7 @@ class Frame:
     between: tuple[int, ...] = ()
     second_type: int = 0
 
-    def post_processor(self, tokens: list[str]) -> processors.PostProcessor | None:
+    def post_processor(self, tokens: Mapping[int, str] | Sequence[str]) -> processors.PostProcessor | None:
         """As tokenizer.json says it; None where nothing is wanted."""
         parts = {"before": self.before, "between": self.between, "after": self.after}
         if not any(parts.values()):
