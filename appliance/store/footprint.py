@@ -29,6 +29,8 @@ _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
 _LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
 _EMBEDDING = "token_embd.weight"
 _HEAD = "output.weight"
+_ROPES = {"gemma3": 2}  # tables of positions: layers with a window have their own
+_SHORT_FACTORS = "rope_factors_short.weight"  # the context of a bundle ends where they do
 _EXPERTS = "_exps"
 _FUSED = re.compile(r"\.(?:attn_[qkv]|ffn_(?:gate|up)|ffn_(?:gate|up|down)_exps)\.weight$")
 
@@ -75,9 +77,12 @@ def footprint(header: GGUFHeader) -> Footprint:
     width = count("embedding_length") // heads if heads else 0
     keys, values = count("attention.key_length", width), count("attention.value_length", width)
     context = count("context_length")
+    if any(tensor.name == _SHORT_FACTORS for tensor in header.tensors):
+        context = min(context, count("rope.scaling.original_context_length", context))
     matrices = _matrices(header.tensors)
     vectors = 4 * sum(_size(tensor) for tensor in header.tensors if len(tensor.shape) < 2)
-    rope = 4 * context * count("rope.dimension_count", keys)  # cosines and sines for every position
+    # Cosines and sines for every position.
+    rope = _ROPES.get(str(architecture), 1) * 4 * context * count("rope.dimension_count", keys)
     encodes = f"{architecture}.pooling_type" in header.metadata
     return Footprint(
         quantised=any(not matrix.types <= FULL_PRECISION for matrix in matrices),

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from appliance.store.gguf_header import TensorInfo
-from converters.architectures import gemma2, gemma3, granite, granitemoe, llama, phi3, qwen2, qwen3, qwen3moe, smollm3
+from converters.architectures import (
+    gemma,
+    gemma2,
+    gemma3,
+    granite,
+    granitemoe,
+    llama,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3moe,
+    smollm3,
+)
 from converters.architectures.decoder import Config
 from converters.graph import Graph
 from converters.recipes import Recipe
@@ -34,6 +46,7 @@ class Architecture(Protocol):
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     llama.NAME: llama,
+    gemma.NAME: gemma,
     gemma2.NAME: gemma2,
     gemma3.NAME: gemma3,
     phi3.NAME: phi3,

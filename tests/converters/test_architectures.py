@@ -11,8 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from appliance.bundle import BATCH, MODEL
+from appliance.bundle import BATCH, MODEL, WEIGHTS
 from appliance.errors import UnsupportedModel
+from appliance.store.footprint import footprint
+from appliance.store.gguf_header import read_header
 from converters.architectures import ARCHITECTURES, decoder
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Reference, make
@@ -20,7 +22,7 @@ from tests.converters.running import Decoder
 
 # One case of each architecture that has as many of its features as fit together.
 ONE_EACH = (
-    *("llama-3", "mistral-window", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-window", "granite"),
+    *("llama-3", "mistral-window", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3-window", "granite"),
     *("qwen3moe", "granitemoe-shared"),
 )
 NOT_ROTATED = ("gemma2", "gemma3", "qwen3moe", "granitemoe-shared")
@@ -89,6 +91,15 @@ def test_long_factors_are_left_out_with_the_texts_that_need_them(tmp_path: Path)
     with torch.inference_mode():
         expected = model(torch.tensor([reference.ids[:trained]])).logits[0].numpy()
     equal(Decoder(tmp_path / "fp32", capacity=trained).all_logits(reference.ids[:trained]), expected)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3-long", "qwen3"])
+def test_tables_of_positions_count_in_the_estimate_of_a_bundle(made: Make, name: str) -> None:
+    source = made(name).gguf
+    estimate, folder = footprint(read_header(source)), source.with_name("estimated")
+    bundle = convert(source, folder, "exact")
+    assert estimate.context_tokens == bundle.context_length
+    assert estimate.weights["exact"] == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05)
 
 
 def test_every_decoder_has_a_case() -> None:

@@ -85,6 +85,7 @@ _ALL = (
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}),
     Case("qwen3", "qwen3", "qwen3", {"head_dim": 32}),
     Case("qwen3-tied", "qwen3", "qwen3", {"head_dim": 16, "tie_word_embeddings": True}),
+    Case("gemma", "gemma", "gemma", {"head_dim": 32, "tie_word_embeddings": True}),
     Case(
         "gemma2",
         "gemma2",
