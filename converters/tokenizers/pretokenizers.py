@@ -102,6 +102,7 @@ class PreTokenizer:
 
 
 _GPT2 = PreTokenizer((GPT2,))
+_GPT2_NFC = PreTokenizer((GPT2,), nfc=True)  # GPT-NeoX's, which MPT, OLMo and ModernBERT took over
 _ROBERTA = PreTokenizer((GPT2,), add_sep=True)
 _DIGITS = PreTokenizer((DIGIT, GPT2))
 _LLAMA3 = PreTokenizer((LLAMA3,), whole_words=True, add_bos=True)
@@ -116,10 +117,11 @@ _BLOOM = PreTokenizer((BLOOM,))
 _SPACES = PreTokenizer(spaces=True)
 
 _SAME: dict[PreTokenizer, str] = {
-    _GPT2: "gpt-2 phi-2 mpt olmo jais exaone4 gigachat mellum trillion modern-bert jina-es jina-de jina-v2-es"
+    _GPT2: "gpt-2 phi-2 jais exaone4 gigachat mellum trillion jina-es jina-de jina-v2-es"
     " jina-v2-de a.x-4.0 granite-docling",
+    _GPT2_NFC: "mpt olmo modern-bert",
     _ROBERTA: "roberta-bpe jina-v1-en jina-v2-code",
-    _DIGITS: "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    _DIGITS: "smollm starcoder refact codeshell exaone minerva-7b mellum2",
     _LLAMA3: "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano",
     _LLAMA3_MERGED: "dbrx smaug-bpe chatglm-bpe",
     _QWEN2: "qwen2 deepseek-r1-qwen megrez f2llmv2",
@@ -132,6 +134,7 @@ _SAME: dict[PreTokenizer, str] = {
     _SPACES: "gemma4 granite-embed-multi-311m sarvam-moe",
 }
 _ONLY: dict[str, PreTokenizer] = {
+    "command-r": PreTokenizer((DIGIT, GPT2), nfc=True),
     "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", THREE_DIGITS)),
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, THREE_DIGITS)),
     "glm4": PreTokenizer((LLAMA3,), whole_words=True),
