@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from appliance.errors import NotGGUF
 from converters.tokenizers.bpe import SPACE
@@ -33,6 +33,9 @@ def unigram(entries: Entries) -> Tokenizer:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     steps += [normalizers.Prepend(SPACE)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    if SPACE in vocab and not any(SPACE in token[1:] for token in vocab):
+        # no token reaches over a space, so words are independent of each other, and most have been seen before
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
     back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
     return tokenizer

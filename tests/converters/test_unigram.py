@@ -118,6 +118,15 @@ def test_spaces_are_kept_or_removed_as_the_file_says(tmp_path: Path, remove: boo
     assert back == ("two spaces" if remove else "  two  spaces  ")
 
 
+def test_tokens_may_reach_over_spaces(tmp_path: Path) -> None:
+    import sentencepiece
+
+    file = train_sentencepiece(tmp_path / "spm", model_type="unigram", vocab_size=1000, split_by_whitespace=False)
+    model, metadata = sentencepiece.SentencePieceProcessor(model_file=str(file)), sentencepiece_metadata(file, "t5")
+    assert any("▁" in token[1:] for token in metadata["tokenizer.ggml.tokens"])
+    assert encode(metadata, "of the book in the end") == model.encode("of the book in the end")
+
+
 def test_bytes_stand_for_unknown_characters(tmp_path: Path) -> None:
     import sentencepiece
 
