@@ -17,6 +17,7 @@
     ├── ModelFileError            a model file that cannot be used
     │   ├── NotGGUF
     │   ├── TruncatedGGUF         .needed, .actual
+    │   ├── NotSafetensors
     │   └── UnsupportedModel      architecture or tensor type; .supported
     ├── ConversionFailed          the converter ended without a bundle
     ├── CorruptManifest
@@ -130,6 +131,10 @@ class TruncatedGGUF(ModelFileError):
         super().__init__(f"the file is cut short: {what} needs {needed:,} bytes, the file has {actual:,}")
         self.needed = needed
         self.actual = actual
+
+
+class NotSafetensors(ModelFileError):
+    """The file is no safetensors file, ends early, or its header contradicts itself."""
 
 
 class UnsupportedModel(ModelFileError):

@@ -201,11 +201,11 @@ class Service:
             else:
                 yield step
         assert draft is not None
-        digest = draft.model_digest
-        footprint = self._store.headers.facts(digest).footprint
-        choice = choose(self._settings, digest, draft.parameters, footprint, self._store.derived)
-        source = self._store.blobs.existing(digest)
-        ensure = self._converter.ensure(source, digest, choice.folder, choice.recipe, choice.kv)
+        network, store = draft.network, self._store
+        footprint = store.headers.facts(network).footprint
+        choice = choose(self._settings, network.digest, draft.parameters, footprint, store.derived)
+        source = await asyncio.to_thread(network.source, store.blobs, store.derived)
+        ensure = self._converter.ensure(source, network.digest, choice.folder, choice.recipe, choice.kv)
         async with contextlib.aclosing(ensure) as steps:
             async for progress in steps:
                 yield draft.conversion(progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,9 @@ from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from appliance.errors import NotGGUF, TruncatedGGUF, UnsupportedModel
-from appliance.store.gguf_header import TensorInfo, read_header
+from appliance.store.gguf_header import GGUFHeader, TensorInfo, read_header
+from appliance.store.parts import combined
+from appliance.store.split_gguf import COUNT
 
 CHUNK_VALUES = 1 << 20
 BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
@@ -28,18 +30,23 @@ READABLE = (
 
 
 class GGUFSource:
-    """An open GGUF file. Raises as `read_header` does; every read is a plain read, so pages do not pile up."""
+    """An open GGUF file. Raises as `read_header` does; every read is a plain read, so pages do not pile up.
 
-    def __init__(self, path: Path) -> None:
+    `part` is the header of a file that is known to be one of several.
+    """
+
+    files: Mapping[str, Path] = {}
+
+    def __init__(self, path: Path, part: GGUFHeader | None = None) -> None:
         self.path = path
-        header = read_header(path)
+        header = part or read_header(path)
         self.metadata: dict[str, Any] = header.metadata
         self.tensors = {tensor.name: tensor for tensor in header.tensors}
         for tensor in header.tensors:
             if tensor.type_name not in READABLE:
                 raise UnsupportedModel(f"tensor type {tensor.type_name} of {tensor.name[:80]}", READABLE)
-        if self.metadata.get("split.count", 1) != 1:
-            raise UnsupportedModel("a model split over several files", ("a single file",))
+        if part is None and self.metadata.get(COUNT, 1) != 1:
+            raise UnsupportedModel("one file of a model that is split over several", ("all of them",))
         self._file = path.open("rb", buffering=0)
 
     def __enter__(self) -> Self:
@@ -51,12 +58,8 @@ class GGUFSource:
         self._file.close()
 
     def digest(self) -> str:
-        """The file's "sha256:…"; a blob of a model store carries it in its name."""
-        named = BLOB_NAME.fullmatch(self.path.name)
-        if named:
-            return f"sha256:{named[1]}"
-        with self.path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        """The file's "sha256:…"."""
+        return path_digest(self.path)
 
     def chunks(self, tensor: TensorInfo) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Yield the tensor's rows in order, a few at a time: (raw blocks [rows, bytes], values [rows, columns]).
@@ -83,6 +86,17 @@ class GGUFSource:
     def values(self, tensor: TensorInfo) -> NDArray[np.float32]:
         """The whole of a small tensor, in its own shape."""
         return np.concatenate([values for _, values in self.chunks(tensor)]).reshape(tensor.shape)
+
+
+def path_digest(path: Path, files: Mapping[str, Path] = {}) -> str:
+    """The "sha256:…" of a file, or of all `files` of the folder `path`. A model store gives it in the path's name."""
+    named = BLOB_NAME.fullmatch(path.name)
+    if named:
+        return f"sha256:{named[1]}"
+    if files:
+        return combined({name: path_digest(file) for name, file in files.items()})
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def dequantise(raw: NDArray[np.uint8], type_name: str) -> NDArray[np.float32]:

@@ -10,8 +10,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.errors import ModelFileError
 from appliance.store.gguf_header import TensorInfo
+from appliance.store.hugging_face import CONFIG
+from appliance.store.split_gguf import NAME, siblings
 from converters.gguf_source import GGUFSource
+from converters.safetensors_source import SafetensorsSource
+from converters.split_source import SplitSource
 
 
 class Source(Protocol):
@@ -25,6 +30,11 @@ class Source(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files of a Hugging Face folder by their names in it; nothing for a GGUF, whose metadata has it all."""
+        ...
 
     def digest(self) -> str:
         """The "sha256:…" that names exactly this model."""
@@ -49,5 +59,23 @@ class Source(Protocol):
 
 
 def open_source(path: Path) -> Source:
-    """Open the model at `path`. Raises ModelFileError for what is none, UnsupportedModel for what cannot be read."""
-    return GGUFSource(path)
+    """Open the model at `path`: a GGUF file, a part of a split one with the others beside it, or a folder.
+
+    A folder holds one GGUF model, or a Hugging Face model's config.json and safetensors files. Raises ModelFileError
+    for what is no model, UnsupportedModel for what cannot be read.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    parts = siblings(path) if NAME.fullmatch(path.name) else [path]
+    return SplitSource(path, parts) if len(parts) > 1 else GGUFSource(path)
+
+
+def _open_folder(folder: Path) -> Source:
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        return SplitSource(folder, files)
+    if files:
+        return GGUFSource(files[0])
+    if not (folder / CONFIG).is_file():
+        raise ModelFileError(f"the folder holds neither a GGUF file nor a {CONFIG}")
+    return SafetensorsSource(folder)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from appliance.cli.client import Client
 from appliance.errors import ApplianceError
+from appliance.store.split_gguf import NAME as SPLIT_NAME
+from appliance.store.split_gguf import siblings
 
 CHUNK_BYTES = 2**20
 
@@ -36,11 +38,12 @@ def expand(name: str, base: Path) -> Path:
 def model_files(path: Path) -> dict[str, Path]:
     """The files that make up the model at `path`, by the names to send them under.
 
-    For a folder: its weights and what belongs to them. Raises ApplianceError when it has no weights, or when a
-    link leads out of it.
+    For a folder: its weights and what belongs to them; for one part of a split GGUF all that lie beside it. Raises
+    ApplianceError when a folder has no weights, or when a link leads out of it.
     """
     if path.is_file():
-        return {path.name: path}
+        parts = siblings(path) if SPLIT_NAME.fullmatch(path.name) else [path]
+        return {part.name: part for part in parts}
     weights = next(filter(None, (_matches(path, patterns) for patterns in _WEIGHTS)), [])
     if not weights:
         raise ApplianceError("no Modelfile or safetensors files found")

@@ -1,4 +1,4 @@
-"""`appliance convert`: a model file into a bundle, without a server."""
+"""`appliance convert`: a model file or folder into a bundle, without a server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def convert(source: Path, out: Path | None, recipe: str, kv: str, check: bool) -
     """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE."""
     if not source.exists():
         raise ApplianceError(f"{source} does not exist")
-    folder = out or source.with_name(f"{source.stem}.{bundle_name(recipe, kv)}")
+    source = source.resolve() if source.is_dir() else source  # "." has no name
+    name = source.name if source.is_dir() else source.stem
+    folder = out or source.with_name(f"{name}.{bundle_name(recipe, kv)}")
     with Statuses() as statuses:
         bundle = asyncio.run(_convert(source, folder, recipe, kv, check, statuses))
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -1,7 +1,7 @@
-"""Making a model: out of an installed one or of uploaded GGUF files, with new texts and parameters.
+"""Making a model: out of an installed one or of uploaded files, with new texts and parameters.
 
 assemble() decides what the model consists of and changes nothing on disk; commit() writes it. In between the
-caller converts `draft.model_digest`, so a model that cannot run never replaces one that can.
+caller converts `draft.network`, so a model that cannot run never replaces one that can.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from appliance.core import CreateRequest, Message, Progress
@@ -21,6 +20,8 @@ from appliance.store.gojson import encode
 from appliance.store.manifests import LAYER_TYPE, Layer
 from appliance.store.names import ModelName, is_cloud, parse_name, parse_reference
 from appliance.store.parameters import DEPRECATED, check_parameters
+from appliance.store.parts import SAFETENSORS, Parts, folder_layer, gguf_layer, is_relative, parts_of, unread
+from appliance.store.split_gguf import name_in_split, read_split
 from appliance.store.store import Store, StoredModel
 
 QUANTIZATIONS: Mapping[str, str] = {
@@ -29,7 +30,6 @@ QUANTIZATIONS: Mapping[str, str] = {
 """Ollama's names and the recipes they come to; F16 and BF16 are kept in 8 bits, as close as the recipe exact is."""
 NO_DIGEST = "0000000000000000000"
 _UNQUANTIZED = ("F32", "F16", "BF16")
-_UNSUPPORTED_LAYERS = ("adapter", "draft", "tensor", "json")
 _CONFIG_KEYS = (
     "model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser",
     "requires", "capabilities", "context_length", "embedding_length", "base_name",
@@ -59,14 +59,17 @@ class Draft:
     quantizing: str = ""
 
     @property
-    def model_digest(self) -> str:
-        """The digest of its GGUF."""
-        return next(part.layer.digest for part in self.parts if part.layer.kind == "model")
+    def network(self) -> Parts:
+        """Those of its layers that are converted."""
+        parts = parts_of(part.layer for part in self.parts)
+        assert parts
+        return parts
 
     @property
     def digests(self) -> set[str]:
-        """Every blob it needs."""
-        return {part.layer.digest for part in self.parts}
+        """Every blob it needs, and what names its bundles."""
+        parts = parts_of(part.layer for part in self.parts)
+        return {part.layer.digest for part in self.parts} | ({parts.digest} if parts else set())
 
     def conversion(self, progress: Progress) -> Progress:
         """The converter's progress as a stream tells it."""
@@ -89,7 +92,7 @@ def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, 
     """Work out what the model consists of; returns the draft for commit().
 
     Raises InvalidRequest for what a client can mend, ModelNotFound if the source is not installed,
-    BlobNotFound for files that were not uploaded, ModelFileError for GGUF files that cannot be used.
+    BlobNotFound for files that were not uploaded, ModelFileError for files that cannot be used.
     """
     name = store.fold(parse_name(request.model))
     _check_files(request.files)
@@ -131,8 +134,7 @@ def commit(store: Store, draft: Draft) -> Generator[Progress, None, None]:
 
 def _check_files(files: Mapping[str, str]) -> None:
     for path, digest in files.items():
-        parts = path.split("/")
-        if not path or PurePosixPath(path).is_absolute() or not {"", ".", ".."}.isdisjoint(parts):
+        if not is_relative(path):
             raise InvalidRequest("file path must be relative")
         hex_of(digest)
 
@@ -164,36 +166,52 @@ def _start_from_model(store: Store, draft: Draft, source: str) -> Mapping[str, A
 def _check_source(base: StoredModel) -> None:
     if base.remote:
         raise Forbidden("ollama cloud is disabled: remote model is unavailable")
-    for kind in _UNSUPPORTED_LAYERS:
-        if kind in base.kinds:
-            raise InvalidRequest(f"models with {kind} layers are not supported yet")
-    if not base.model_digest:
-        raise InvalidRequest(f"'{base.name.short}' has no GGUF layer; other formats are not supported yet")
+    for kind in unread(base.manifest.layers):
+        raise InvalidRequest(f"models with {kind} layers are not supported yet")
+    if not base.parts:
+        raise InvalidRequest(f"'{base.name.short}' has neither a GGUF layer nor the files of a safetensors model")
 
 
 def _start_from_files(store: Store, draft: Draft, files: Mapping[str, str]) -> Generator[Progress, None, None]:
-    """Make the model layer of the one GGUF file there may be."""
+    """Make the layers of the network: one GGUF file or the parts of one, or the files of a Hugging Face folder."""
     heads = {}
     for path, digest in files.items():
         with store.blobs.existing(digest).open("rb") as file:
             heads[path] = file.read(len(MAGIC))
-    if not any(path.endswith(".gguf") or head == MAGIC for path, head in heads.items()):
-        if any(path.endswith(".safetensors") for path in files):
-            raise InvalidRequest("importing safetensors is not supported yet; convert the model to GGUF first")
+    if any(path.endswith(".gguf") or head == MAGIC for path, head in heads.items()):
+        yield from _start_from_gguf(store, draft, files, heads)
+    elif any(path.endswith(SAFETENSORS) for path in files):
+        _start_from_folder(store, draft, files)
+    else:
         raise InvalidRequest("unknown type")
+
+
+def _start_from_gguf(
+    store: Store, draft: Draft, files: Mapping[str, str], heads: Mapping[str, bytes]
+) -> Generator[Progress, None, None]:
+    layers: dict[str, Layer] = {}
     for path, digest in sorted(files.items()):
-        digest = f"sha256:{hex_of(digest)}"
         yield Progress("parsing GGUF")
         if heads[path] != MAGIC:
             raise InvalidRequest("supplied file was not in GGUF format")
-        blob = store.blobs.existing(digest)
-        _check_kind(store.headers.facts(digest).metadata)
-        layer = Layer(f"{LAYER_TYPE}model", digest, blob.stat().st_size)
-        if layer.digest not in draft.digests:
-            draft.parts.append(Part(layer))
-    if len(draft.parts) > 1:
+        layer = gguf_layer(f"sha256:{hex_of(digest)}", store.blobs.existing(digest).stat().st_size)
+        metadata = store.headers.facts(Parts("gguf", (layer,))).metadata
+        _check_kind(metadata)
+        layers[layer.digest] = replace(layer, name=name_in_split(metadata))
+    ordered = sorted(layers.values(), key=lambda layer: layer.name)
+    draft.parts = [Part(layer) for layer in ordered]
+    if ordered[-1].name:
+        read_split(store.blobs.existing(layer.digest) for layer in ordered)
+    elif len(ordered) > 1:
         raise InvalidRequest("only one model file is currently supported")
     draft.config = {"model_format": "gguf"}
+
+
+def _start_from_folder(store: Store, draft: Draft, files: Mapping[str, str]) -> None:
+    for path, digest in sorted(files.items()):
+        size = store.blobs.existing(digest).stat().st_size
+        draft.parts.append(Part(folder_layer(path, f"sha256:{hex_of(digest)}", size)))
+    draft.config = {"model_format": "safetensors"}
 
 
 def _check_kind(metadata: Mapping[str, Any]) -> None:
@@ -203,8 +221,6 @@ def _check_kind(metadata: Mapping[str, Any]) -> None:
         raise InvalidRequest("adapters are not supported yet")
     if architecture == "clip" or kind in ("mmproj", "projector"):
         raise InvalidRequest("projectors are not supported yet")
-    if isinstance(count := metadata.get("split.count"), int) and count > 1:
-        raise InvalidRequest("split GGUF files are not supported yet; merge them into one file first")
 
 
 def _quantize(draft: Draft, wanted: str) -> str:
@@ -224,9 +240,9 @@ def _quantize(draft: Draft, wanted: str) -> str:
 
 
 def _describe(store: Store, draft: Draft, request: CreateRequest) -> None:
-    """Fill in the config: what is asked for, else inherited, else read from the GGUF."""
-    facts = store.headers.facts(draft.model_digest)
-    networks = [part.layer.digest for part in draft.parts if part.layer.kind in ("model", "projector")]
+    """Fill in the config: what is asked for, else inherited, else read from the network."""
+    facts = store.headers.facts(draft.network)
+    projectors = [Parts("gguf", (part.layer,)) for part in draft.parts if part.layer.kind == "projector"]
     config = draft.config
     config |= {
         key: value
@@ -237,7 +253,7 @@ def _describe(store: Store, draft: Draft, request: CreateRequest) -> None:
     }  # fmt: skip
     config |= _overrides(request.info)
     families = [config["model_family"]] if config.get("model_family") else []
-    families += [store.headers.facts(digest).architecture for digest in networks]
+    families += [facts.architecture, *(store.headers.facts(each).architecture for each in projectors)]
     config["model_families"] = list(dict.fromkeys(families))
     config.setdefault("model_format", "gguf")
     for key, value in (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from appliance.core import ModelDetails, ModelFacts
-from appliance.store.gguf_header import GGUFHeader
+from appliance.store.gguf_header import ModelHeader
 from appliance.store.gojson import go_syntax
 from appliance.store.headers import HeaderFacts, parameter_count
 from appliance.store.modelfile import Modelfile, format_modelfile
@@ -30,7 +30,7 @@ def human_count(count: int) -> str:
 
 
 def facts(config: Mapping[str, Any], header: HeaderFacts | None) -> ModelFacts:
-    """A model's `details`: what its config says, and where that is silent its GGUF.
+    """A model's `details`: what its config says, and where that is silent its header.
 
     A config comes from anyone: a field of the wrong type says nothing.
     """
@@ -124,8 +124,8 @@ def modelfile_text(model: StoredModel, system: str, parameters: Mapping[str, Any
     )
 
 
-def model_info(header: GGUFHeader, verbose: bool) -> dict[str, Any]:
-    """The GGUF's keys and values, JSON-ready; without `verbose` long arrays are None."""
+def model_info(header: ModelHeader, verbose: bool) -> dict[str, Any]:
+    """The header's keys and values, JSON-ready; without `verbose` long arrays are None."""
     shown = {key: _shown(value, verbose) for key, value in header.metadata.items() if key not in _HIDDEN}
     return shown | {"general.parameter_count": parameter_count(header)}
 
@@ -150,7 +150,7 @@ def _shortest(value: float) -> float | None:
     return next((short for short in rounded if abs(short) < 3.4e38 and struct.pack("<f", short) == single), value)
 
 
-def tensors(header: GGUFHeader) -> tuple[dict[str, Any], ...]:
+def tensors(header: ModelHeader) -> tuple[dict[str, Any], ...]:
     """Name, type and shape of each tensor, the shape as GGUF writes it: the fastest dimension first."""
     return tuple(
         {"name": tensor.name, "type": tensor.type_name, "shape": list(tensor.shape[::-1])} for tensor in header.tensors

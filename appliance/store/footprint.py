@@ -1,4 +1,4 @@
-"""How large a model's bundle will be, estimated from its GGUF header before anything is converted.
+"""How large a model's bundle will be, estimated from its header before anything is converted.
 
 Bits a weight, with the scales, after the table in converters/formats.py:
 
@@ -21,17 +21,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.store.gguf_header import GGUFHeader, TensorInfo
+from appliance.store.gguf_header import ModelHeader, TensorInfo
 
 FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
 _GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
 _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
 _LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
-_EMBEDDING = "token_embd.weight"
-_HEAD = "output.weight"
+# GGUF's names, and those of checkpoints
+_EMBEDDING = re.compile(r"token_embd\.weight|(?:.+\.)?(?:embed_tokens|word_embeddings|tok_embeddings)\.weight")
+_HEAD = frozenset({"output.weight", "lm_head.weight"})
+_LAYER = re.compile(r"blk\.|(?:.+\.)?layers?\.\d+\.")
+_EXPERTS = re.compile(r"_exps|\.experts\.|\.block_sparse_moe\.(?:in|out)put_linear\.")
 _ROPES = {"gemma3": 2}  # tables of positions: layers with a window have their own
 _SHORT_FACTORS = "rope_factors_short.weight"  # the context of a bundle ends where they do
-_EXPERTS = "_exps"
 _FUSED = re.compile(r"\.(?:attn_[qkv]|ffn_(?:gate|up)|ffn_(?:gate|up|down)_exps)\.weight$")
 
 
@@ -63,8 +65,8 @@ class _Matrix:
     experts: bool
 
 
-def footprint(header: GGUFHeader) -> Footprint:
-    """The footprint of a GGUF, whatever its architecture; what the header does not say counts as nothing."""
+def footprint(header: ModelHeader) -> Footprint:
+    """The footprint of a model, whatever its architecture; what the header does not say counts as nothing."""
     architecture = header.metadata.get("general.architecture")
 
     def count(key: str, otherwise: int = 0) -> int:
@@ -109,17 +111,17 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
     for tensor in tensors:
         if len(tensor.shape) > 1:
             fused = _FUSED.search(tensor.name)
-            kind = "attn" if ".attn_" in tensor.name else "ffn_exps" if _EXPERTS in tensor.name else "ffn"
+            kind = "attn" if ".attn_" in tensor.name else "ffn_exps" if _EXPERTS.search(tensor.name) else "ffn"
             together[f"{tensor.name[: fused.start()]} {kind}" if fused else tensor.name].append(tensor)
     return [
         _Matrix(
             frozenset(tensor.type_name for tensor in stack),
             sum(map(_size, stack)),
             math.gcd(*(tensor.shape[-1] for tensor in stack)),
-            name == _EMBEDDING,
-            _HEAD not in together,
-            name.startswith("blk."),
-            name.endswith(_EXPERTS),
+            bool(_EMBEDDING.fullmatch(name)),
+            _HEAD.isdisjoint(together),
+            bool(_LAYER.match(name)),
+            bool(_EXPERTS.search(name)),
         )
         for name, stack in together.items()
     ]

@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from appliance.errors import NotGGUF, TruncatedGGUF
 
@@ -90,6 +90,20 @@ class TensorInfo:
     type_name: str
     offset: int
     size: int
+
+
+class ModelHeader(Protocol):
+    """What is known of a model without reading its tensors, whatever kind of files it is kept in."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """GGUF's keys and their values."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Under the names that the files give them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

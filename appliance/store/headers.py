@@ -1,4 +1,4 @@
-"""The facts of GGUF headers, kept by digest: parsing a header for every listing would be slow."""
+"""The facts of models' headers, kept by digest: parsing a header for every listing would be slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 from appliance.store.blobs import Blobs
 from appliance.store.footprint import Footprint, footprint
-from appliance.store.gguf_header import GGUFHeader, read_header
+from appliance.store.gguf_header import ModelHeader, read_header
+from appliance.store.hugging_face import read_folder
+from appliance.store.parts import Parts
+from appliance.store.split_gguf import read_split
 
 # llama.cpp, enum llama_ftype
 FILE_TYPES = {
@@ -37,7 +40,7 @@ class HeaderFacts:
     footprint: Footprint
 
 
-def facts_of(header: GGUFHeader) -> HeaderFacts:
+def facts_of(header: ModelHeader) -> HeaderFacts:
     """Boil a header down."""
     metadata = {key: None if isinstance(value, list) else value for key, value in header.metadata.items()}
     architecture = metadata.get("general.architecture")
@@ -54,7 +57,7 @@ def facts_of(header: GGUFHeader) -> HeaderFacts:
     )
 
 
-def parameter_count(header: GGUFHeader) -> int:
+def parameter_count(header: ModelHeader) -> int:
     """The number of weights: as declared, else counted."""
     declared = _count(header.metadata.get("general.parameter_count"))
     return declared or sum(math.prod(tensor.shape) for tensor in header.tensors)
@@ -62,6 +65,16 @@ def parameter_count(header: GGUFHeader) -> int:
 
 def _count(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
+
+
+def header_of(parts: Parts, blobs: Blobs) -> ModelHeader:
+    """The header of a network; raises BlobNotFound, and ModelFileError for files that cannot be used."""
+    files = parts.files(blobs)
+    if parts.format == "safetensors":
+        return read_folder(files)
+    if parts.single:
+        return read_header(blobs.existing(parts.digest))
+    return read_split(files.values())
 
 
 class HeaderCache:
@@ -72,18 +85,18 @@ class HeaderCache:
         self._facts: dict[str, HeaderFacts] = {}
         self._lock = threading.Lock()
 
-    def facts(self, digest: str) -> HeaderFacts:
-        """The facts of a GGUF blob; raises BlobNotFound, NotGGUF, TruncatedGGUF."""
-        path = self._blobs.existing(digest)
+    def facts(self, parts: Parts) -> HeaderFacts:
+        """The facts of a network; raises what `header_of` does."""
+        parts.files(self._blobs)  # what is gone is not known any more
         with self._lock:
-            known = self._facts.get(digest)
+            known = self._facts.get(parts.digest)
         if known is None:
-            known = facts_of(read_header(path))
+            known = facts_of(header_of(parts, self._blobs))
             with self._lock:
-                self._facts[digest] = known
+                self._facts[parts.digest] = known
         return known
 
     def forget(self, digest: str) -> None:
-        """Drop what is known of a blob that was removed."""
+        """Drop what is known of a network that was removed."""
         with self._lock:
             self._facts.pop(digest, None)

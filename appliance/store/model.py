@@ -17,14 +17,15 @@ from appliance.core import Capability, Message, ModelDetails, ModelFacts, ModelS
 from appliance.errors import ApplianceError, BlobNotFound, CorruptManifest, UnsupportedModel
 from appliance.store import capabilities, details
 from appliance.store.blobs import Blobs, hex_of
-from appliance.store.gguf_header import GGUFHeader, read_header
-from appliance.store.headers import HeaderCache, HeaderFacts
+from appliance.store.gguf_header import ModelHeader
+from appliance.store.headers import HeaderCache, HeaderFacts, header_of
 from appliance.store.manifests import Layer, Manifest
 from appliance.store.names import ModelName
+from appliance.store.parts import Parts, parts_of, unread
 
 log = logging.getLogger(__name__)
 
-_UNUSABLE = ("adapter", "draft", "tensor", "json")  # layers that a bundle would have to take in
+FORMATS = ("GGUF", "safetensors with config.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,28 +68,33 @@ class StoredModel:
         """Whether it only stands for a model in a cloud."""
         return bool(self.config.get("remote_host") or self.config.get("remote_model"))
 
+    @cached_property
+    def parts(self) -> Parts | None:
+        """The layers that are its network, None where it has none that is known here."""
+        return parts_of(self.manifest.layers)
+
     @property
     def model_digest(self) -> str:
-        """The digest of its GGUF, "" if it has none."""
-        found = self.layers("model")
-        return found[0].digest if found else ""
+        """What names its network, "" if it has none."""
+        return self.parts.digest if self.parts else ""
 
-    @property
-    def model_path(self) -> Path:
-        """Its GGUF; raises UnsupportedModel if it has none, BlobNotFound if that is gone."""
-        if not self.model_digest:
-            raise UnsupportedModel(f"'{self.name.short}' has no GGUF layer, and its format", ("GGUF",))
-        return self.blobs.existing(self.model_digest)
+    def source(self) -> Path:
+        """What to convert; raises UnsupportedModel if it has no network, BlobNotFound if a part of that is gone."""
+        return self._network().source(self.blobs, self.derived)
 
     def require_runnable(self) -> None:
-        """Raise UnsupportedModel or BlobNotFound unless its GGUF alone is the whole network."""
-        for kind in _UNUSABLE:
-            if kind in self.kinds:
-                raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
-        _ = self.model_path
+        """Raise UnsupportedModel or BlobNotFound unless its parts alone are the whole network."""
+        for kind in unread(self.manifest.layers):
+            raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
+        self._network().files(self.blobs)
+
+    def _network(self) -> Parts:
+        if not self.parts:
+            raise UnsupportedModel(f"'{self.name.short}' has no GGUF layer, and its format", FORMATS)
+        return self.parts
 
     def bundle_path(self, recipe: str, kv: str = "f32") -> Path:
-        """The folder of the bundle made of its GGUF, whether or not it exists."""
+        """The folder of a bundle made of its parts, whether or not it exists."""
         return bundle_path(self.derived, self.model_digest, recipe, kv)
 
     @cached_property
@@ -98,7 +104,7 @@ class StoredModel:
 
     @property
     def chat_template(self) -> str:
-        """The Jinja template of its GGUF, "" if it has none."""
+        """The Jinja template that comes with its network, "" if there is none."""
         return capabilities.chat_template(self.header.metadata) if self.header else ""
 
     @property
@@ -130,15 +136,15 @@ class StoredModel:
 
     @cached_property
     def header(self) -> HeaderFacts | None:
-        """The facts of its GGUF, None if it has none; raises BlobNotFound, NotGGUF, TruncatedGGUF.
+        """The facts of its network, None if it has none; raises BlobNotFound, ModelFileError.
 
         Kept: a model that is loaded can be deleted, and is still listed as loaded.
         """
-        return self.headers.facts(self.model_digest) if self.model_digest else None
+        return self.headers.facts(self.parts) if self.parts else None
 
-    def full_header(self) -> GGUFHeader | None:
-        """The whole header of its GGUF, parsed anew."""
-        return read_header(self.model_path) if self.model_digest else None
+    def full_header(self) -> ModelHeader | None:
+        """The whole header of its network, parsed anew."""
+        return header_of(self.parts, self.blobs) if self.parts else None
 
     def facts(self) -> ModelFacts:
         """Its `details`, the two lengths included."""
@@ -152,7 +158,7 @@ class StoredModel:
         return cast("tuple[Capability, ...]", found)
 
     def summary(self) -> ModelSummary:
-        """Its row in the list of models. A GGUF that cannot be read costs the row only what it would tell."""
+        """Its row in the list of models. A network that cannot be read costs the row only what it would tell."""
         try:
             facts, found = self.facts(), self.capabilities()
         except (ApplianceError, OSError) as error:
@@ -191,7 +197,7 @@ class StoredModel:
 
 
 def bundle_path(derived: Path, digest: str, recipe: str, kv: str = "f32") -> Path:
-    """Where under `derived` the bundle of a GGUF with this digest, recipe and KV cache type belongs."""
+    """Where under `derived` the bundle of a network with this digest, recipe and KV cache type belongs."""
     if recipe not in RECIPES or kv not in KV_TYPES:
         raise ValueError(f"{recipe!r} with {kv!r} is no recipe")
     return derived / hex_of(digest) / bundle_name(recipe, kv)

@@ -27,6 +27,7 @@ from appliance.store.headers import HeaderCache
 from appliance.store.manifests import CONFIG_TYPE, Layer, Manifest, Manifests, encode_manifest, parse_manifest
 from appliance.store.model import StoredModel
 from appliance.store.names import ModelName, fold, parse_reference
+from appliance.store.parts import parts_of
 
 __all__ = ["Store", "StoredModel"]
 
@@ -154,9 +155,9 @@ class Store:
             self._remove_unused(freed)
 
     def _digests(self, name: ModelName) -> set[str]:
-        """The blobs of an installed model; none if it is not there or damaged."""
+        """The blobs of an installed model, and what names its bundles; none if it is not there or damaged."""
         try:
-            return parse_manifest(self.manifests.read(name), name.short).digests
+            return _needed(parse_manifest(self.manifests.read(name), name.short))
         except (FileNotFoundError, CorruptManifest):
             return set()
 
@@ -171,14 +172,14 @@ class Store:
             self._users.discard(user)
 
     def used_digests(self) -> set[str]:
-        """Every blob that a manifest or something in the making needs.
+        """Every blob that a manifest or something in the making needs, and every digest that names bundles of theirs.
 
         Raises CorruptManifest if a manifest cannot be read: then nobody knows what it needs.
         """
         used: set[str] = set()
         for name in self.manifests.names(strict=True):
             try:
-                used |= parse_manifest(self.manifests.read(name), name.short).digests
+                used |= _needed(parse_manifest(self.manifests.read(name), name.short))
             except FileNotFoundError:
                 continue
         return used.union(*(user.digests for user in self._users))
@@ -198,14 +199,20 @@ class Store:
             self.remove_blob(digest)
 
     def remove_blob(self, digest: str) -> None:
-        """Delete a blob and the bundles made of it."""
+        """Delete a blob and the bundles made of it, or only bundles where several blobs have one digest together."""
         with self._lock:
             remove_tree(self.derived / hex_of(digest))
             self.blobs.remove(digest)
             self.headers.forget(digest)
 
     def derived_digests(self) -> Iterator[str]:
-        """The digests of the blobs that bundles were made of."""
+        """The digests of what bundles were made of."""
         for folder in self.derived.iterdir() if self.derived.is_dir() else ():
             if len(folder.name) == 64 and not set(folder.name) - set("0123456789abcdefABCDEF"):
                 yield f"sha256:{folder.name}"
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    """The blobs of a model, and what names its bundles."""
+    parts = parts_of(manifest.layers)
+    return manifest.digests | ({parts.digest} if parts else set())

@@ -76,7 +76,6 @@ def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         raise UnsupportedModel(f"a head size of {head_dim}", ("multiples of 16",))
     layers = keys.integer("block_count")
     check_layers(layers, tensors)
-    keys.ignore("vocab_size")  # the tokens are counted
     return {
         "layers": layers,
         "context_length": keys.integer("context_length"),
@@ -87,7 +86,7 @@ def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         "head_dim": head_dim,
         "epsilon": keys.number("attention.layer_norm_rms_epsilon"),
         "attention_scale": keys.number("attention.scale", head_dim**-0.5),
-        "vocab_size": len(keys.metadata.get("tokenizer.ggml.tokens", ())),
+        "vocab_size": keys.vocabulary(),
         "tied": "output.weight" not in tensors,
     }
 

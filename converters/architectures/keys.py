@@ -53,6 +53,14 @@ class Keys:
             raise UnsupportedModel(f"{self.name}.{key} = {str(value)[:40]}", known)
         return str(value)
 
+    def vocabulary(self) -> int:
+        """How many tokens there are: those that a GGUF lists, else the number that a configuration gives."""
+        listed = len(self.metadata.get("tokenizer.ggml.tokens", ()))
+        if not listed:
+            return self.integer("vocab_size")
+        self.ignore("vocab_size")
+        return listed
+
     def any(self, key: str) -> Any:
         """The value as it is, or None."""
         self._read.add(key)

@@ -81,7 +81,7 @@ def read_rope(
     return Rope(
         size=size,
         base=keys.number("rope.freq_base", 10000.0),
-        interleaved=interleaved,
+        interleaved=keys.flag("rope.interleaved", interleaved),
         scale=scale if kind in ("linear", "yarn") else 1.0,
         factors=factors,
         magnitude=magnitude,

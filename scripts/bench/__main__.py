@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", type=existing, metavar="GGUF", help="the model (default: the default model)")
     result.add_argument("--recipe", choices=RECIPES, default="exact", help="how it is converted (default: exact)")
     result.add_argument("--kv", choices=KV_TYPES, default="f32", help="our KV cache (default: f32)")
-    result.add_argument("--case", metavar="NAME", help="of depth or clients only this, such as '8 clients'")
+    result.add_argument("--case", metavar="NAME", help="of several cases only this, such as '8 clients'")
     result.add_argument("--rounds", type=positive, default=5, metavar="N", help="rounds (default: 5)")
     result.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), metavar="N")
     result.add_argument("--temperature", type=float, default=0.0, help="of what clients ask (default: 0)")
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--llama", type=existing, metavar="FOLDER", help=f"llama.cpp's {' and '.join(BINARIES)}")
     result.add_argument("--llama-model", type=existing, metavar="GGUF", help="what llama.cpp runs (default: the model)")
     result.add_argument("--genai", type=existing, metavar="FOLDER", help="a model for onnxruntime-genai")
+    result.add_argument("--genai-source", type=existing, metavar="FOLDER", help="a Hugging Face folder for its builder")
     result.add_argument("--genai-python", default=sys.executable, metavar="PYTHON", help="which has onnxruntime-genai")
     result.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     result.add_argument("--svg", type=Path, metavar="FILE", help="write a picture here")
@@ -99,6 +100,7 @@ def main() -> None:
             llama=args.llama,
             llama_model=args.llama_model,
             genai=args.genai,
+            genai_source=args.genai_source,
             genai_python=args.genai_python,
             sizes=TRIAL if args.trial else Sizes(),
             temperature=args.temperature,

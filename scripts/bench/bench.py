@@ -36,6 +36,8 @@ class Bench:
     """What the peer runs, where that is not `model`."""
     genai: Path | None = None
     """A model folder of onnxruntime-genai."""
+    genai_source: Path | None = None
+    """A Hugging Face folder for onnxruntime-genai's builder."""
     genai_python: str = sys.executable
     sizes: Sizes = field(default_factory=Sizes)
     temperature: float = 0.0

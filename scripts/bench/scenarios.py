@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scripts.bench import crowd, documents, memory, prefix, single, start
+from scripts.bench import convert, crowd, documents, memory, prefix, single, start
 from scripts.bench.bench import Bench
 from scripts.bench.core import Case, Metric, Round
 
@@ -44,6 +44,7 @@ SCENARIOS = {
     "memory": Scenario(
         "resident memory of the servers, loaded and with full slots", _always(memory.METRICS), memory.cases
     ),
+    "convert": Scenario("converting the model: time and peak memory", _always(convert.METRICS), convert.cases),
     "load": Scenario("from a server's start to its first token, warm and cold", _always(start.METRICS), start.cases),
 }
 

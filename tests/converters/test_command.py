@@ -77,7 +77,7 @@ def test_no_template_no_file(run, tmp_path: Path) -> None:
 MATRIX = np.zeros((64, 64), np.float32)
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"general.type": "adapter"}}, "UnsupportedModel", "a file of type 'adapter'"),
-    ({"metadata": {"split.count": 3}}, "UnsupportedModel", "several files"),
+    ({"metadata": {"split.count": 3}}, "UnsupportedModel", "one file of a model that is split"),
     ({"metadata": {"llama.block_count": None}}, "NotGGUF", "llama.block_count is missing"),
     ({"metadata": {"llama.block_count": 3}}, "NotGGUF", "blk.2.attn_norm.weight is missing"),
     ({"metadata": {"llama.block_count": 2**23}}, "NotGGUF", "8388608 layers, but only"),
