@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,23 @@ def test_closing_ends_the_process_and_removes_its_partial(tmp_path: Path, monkey
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert os.listdir(tmp_path) == ["python"]
+
+
+def test_killed_half_way_nothing_stays(tmp_path: Path) -> None:
+    """As when the system runs out of memory: the real converters, in the middle of writing weights."""
+    source = write_tiny_gguf(tmp_path / "m.gguf", layers=24, hidden=512, heads=8, intermediate=1024, tensor_type="Q8_0")
+    folder = tmp_path / "out" / "b"
+
+    async def kill_while_it_writes() -> None:
+        async with contextlib.aclosing(run_converter(source, folder, "exact", "f32")) as lines:
+            async for line in lines:
+                for partial in folder.parent.glob("b.partial-*"):
+                    assert 0 < line["completed"] < line["total"]
+                    os.kill(int(partial.name.rpartition("-")[2]), signal.SIGKILL)
+
+    with pytest.raises(ConversionFailed, match=r"ended unexpectedly \(status -9\)"):
+        asyncio.run(kill_while_it_writes())
+    assert os.listdir(folder.parent) == []
 
 
 def test_the_current_folder_provides_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,11 +51,13 @@ def write_tiny_gguf(
     seed: int = 0,
     metadata: Mapping[str, Any] = {},
     tensors: Mapping[str, np.ndarray | None] = {},
+    split_tensors: int = 0,
 ) -> Path:
     """Write a GGUF file of random weights and return its path.
 
     `tensor_type` is that of all matrices. `metadata` adds keys or, with None, leaves them out; so does `tensors`
-    with float32 arrays [out, in].
+    with float32 arrays [out, in]. With `split_tensors` there are several files of so many tensors each, and the path is
+    that of the first.
     """
     keys = tiny_keys(layers, hidden, heads, kv_heads, intermediate, context_length) | dict(metadata)
     shapes = tiny_shapes(layers, hidden, heads, kv_heads, intermediate, len(tiny_tokens()), tied)
@@ -66,7 +68,7 @@ def write_tiny_gguf(
         else rng.uniform(0.5, 1.5, shape).astype(np.float32)
         for name, shape in shapes.items()
     }
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, "llama", split_max_tensors=split_tensors)
     for key, value in keys.items():
         add_key(writer, key, value)
     for name, array in {**arrays, **tensors}.items():
@@ -76,7 +78,7 @@ def write_tiny_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return next(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if split_tensors else path
 
 
 def tiny_keys(

@@ -30,6 +30,7 @@ NOT_TEXT_KEYS = ("vision_config", "mm_tokens_per_image", "image_token_index", "b
 def llama(fields: Fields) -> Description:
     metadata, made = _decoder(fields)
     fields.only("hidden_act", "silu")
+    fields.only("rope_interleaved", False)
     return Description("llama", metadata | _halves(), made, _tied(fields, False))
 
 
@@ -91,7 +92,7 @@ def gemma_2(fields: Fields) -> Description:
 
 def gemma_3(fields: Fields) -> Description:
     """The text model. All layers but every sixth have a window, and a rope of their own."""
-    fields.config = {**GEMMA_3, **fields.config}
+    fields.assume(GEMMA_3)
     metadata, made = _decoder(fields, rope=False)
     rotation, made = _gemma_3_rope(fields, metadata["attention.key_length"])
     metadata |= rotation
@@ -122,6 +123,8 @@ def phi_3(fields: Fields) -> Description:
     metadata, made = _decoder(fields, rotated=fields.number("partial_rotary_factor", 1.0))
     fields.only("hidden_act", "silu")
     fields.ignore("original_max_position_embeddings")
+    for key, value in (("full_attn_mod", 1), ("interpolate_factor", 1), ("lm_head_bias", False)):
+        fields.only(key, value)
     return Description("phi3", metadata | _window(fields), made, _tied(fields, False))
 
 
@@ -195,6 +198,7 @@ def _windows(
 def _qwen(fields: Fields, architecture: str, head_dim: int | None) -> Description:
     metadata, made = _decoder(fields, head_dim)
     fields.only("hidden_act", "silu")
+    fields.only("use_mrope", False)
     layers = metadata["block_count"]
     from_layer = fields.integer("max_window_layers", layers)
     windowed = fields.flag("use_sliding_window", False)

@@ -41,8 +41,8 @@ NOMIC_WITHOUT_EFFECT = (
 )  # fmt: skip
 MODERN_WITHOUT_EFFECT = (
     "attention_bias", "classifier_bias", "decoder_bias", "deterministic_flash_attn", "embedding_dropout",
-    "initializer_cutoff_factor", "mlp_dropout", "norm_bias", "reference_compile", "repad_logits_with_grad",
-    "sparse_pred_ignore_index", "sparse_prediction",
+    "initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "norm_bias", "position_embedding_type",
+    "reference_compile", "repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction",
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ WITHOUT_EFFECT = frozenset({
     "attention_bias", "attention_dropout", "attention_probs_dropout_prob", "classifier_dropout", "embd_pdrop",
     "hidden_dropout_prob",
     "initializer_factor", "initializer_range", "mlp_bias", "pretraining_tp", "resid_pdrop", "router_aux_loss_coef",
-    "sentence_transformers",
+    "sentence_transformers", "sbert_ce_default_activation_function", "is_llama_config", "transformers.js_config",
 })  # fmt: skip
 # Of every model; a key that has another value changes the computation.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -77,10 +77,14 @@ class Fields:
     A value of the wrong type raises ModelFileError, as does a missing one without a default. null is a missing value.
     """
 
-    def __init__(self, config: Mapping[str, Any], label: str = "config.json", defaults: Mapping[str, Any] = {}) -> None:
-        self.config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+    def __init__(self, config: Mapping[str, Any], label: str = "config.json") -> None:
+        self.config = {key: value for key, value in config.items() if value is not None}
         self.label = label
         self._read: set[str] = set()
+
+    def assume(self, defaults: Mapping[str, Any]) -> None:
+        """Have these values for keys that are missing."""
+        self.config = {**defaults, **self.config}
 
     def integer(self, key: str, default: int | None = None) -> int:
         """A whole number from 0 on."""

@@ -247,6 +247,19 @@ def test_create_without_a_modelfile_takes_the_folder(
     assert server.asked("/api/create")[0]["files"] == digests
 
 
+def test_create_from_one_part_takes_the_others(server: Server, appliance: Run, tmp_path: Path) -> None:
+    names = [f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
+    for name in (*names, "m-00001-of-00003.gguf", "other.gguf"):
+        (tmp_path / name).write_text(name)
+    digests = {name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in names}
+    for digest in digests.values():
+        server.says("HEAD", f"/api/blobs/{digest}")
+    server.says("POST", "/api/create", {"status": "success"})
+    (tmp_path / "Modelfile").write_text(f"FROM ./{names[1]}")
+    assert appliance("create", "tiny", "-f", str(tmp_path / "Modelfile")).code == 0
+    assert server.asked("/api/create")[0]["files"] == digests
+
+
 def test_create_refuses_links_out_of_the_folder(server: Server, appliance: Run, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

@@ -208,6 +208,27 @@ def test_a_failure_midway_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
+    """A file system of 300 kB that others fill after its free space was looked at."""
+    source, out = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "out"
+    out.mkdir()
+    lie = (
+        "import shutil, sys, types; from converters.__main__ import main\n"
+        "shutil.disk_usage = lambda path: types.SimpleNamespace(free=10**9)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", lie, str(source), "--out", str(out / "bundle"), "--recipe", "fp32", "--json"]
+    mount = 'mount -t tmpfs -o size=300k none "$0" && echo mine > "$0/other" || exit 99'
+    script = f'{mount}; "$@"; status=$?; ls "$0"; exit $status'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, str(out), *command], capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        pytest.skip("a small file system cannot be mounted here")
+    *_, last, left = done.stdout.splitlines()
+    assert (done.returncode, json.loads(last)["kind"]) == (1, "NotEnoughDisk")
+    assert left == "other"
+    assert source.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_midway_the_bundle_never_appears(tmp_path: Path, number: int) -> None:
     source, folder = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "out" / "bundle"

@@ -151,6 +151,16 @@ def test_later_versions_keep_the_rope_in_one_object(tmp_path: Path) -> None:
     assert old.metadata["llama.rope.scaling.factor"] == 4.0
 
 
+def test_what_published_files_say_besides(tmp_path: Path) -> None:
+    """Of SmolLM2's config.json: keys that have no effect, and one that has only one value without."""
+    besides = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"},
+               "pretraining_tp": 1, "rope_scaling": None}  # fmt: skip
+    plain = described(tmp_path, tiny_config())
+    assert described(tmp_path, {**tiny_config(), **besides}).metadata == plain.metadata
+    with pytest.raises(UnsupportedModel, match="rope_interleaved = True is not supported; supported: False"):
+        described(tmp_path, {**tiny_config(), "rope_interleaved": True})
+
+
 def test_gemma_3_within_a_multimodal_configuration(tmp_path: Path) -> None:
     text = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6,
             "sliding_window": 16, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}  # fmt: skip

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from appliance.bundle import WEIGHTS as WEIGHTS_FILE
 from appliance.errors import ModelFileError, NotSafetensors, UnsupportedModel
 from converters import safetensors_source
+from converters.bundle import convert
 from converters.safetensors_source import SafetensorsSource
 from converters.source import open_source
 from converters.split_source import SplitSource
 from tests.store.test_parts import write_split
 from tests.tiny_folder import DTYPES, checkpoint_name, tiny_weights, write_tiny_folder
+from tests.tiny_model import write_tiny_gguf
 
 WEIGHTS = tiny_weights()
 
@@ -130,3 +134,12 @@ def test_a_split_gguf_from_any_of_its_parts_or_their_folder(tmp_path: Path) -> N
     paths[2].unlink()
     with pytest.raises(ModelFileError):
         open_source(paths[0])
+
+
+def test_a_split_model_becomes_the_same_bundle(tmp_path: Path) -> None:
+    whole = convert(write_tiny_gguf(tmp_path / "whole.gguf", tensor_type="Q4_0"), tmp_path / "a")
+    first = write_tiny_gguf(tmp_path / "parts.gguf", tensor_type="Q4_0", split_tensors=8)
+    assert len(list(tmp_path.glob("parts-*.gguf"))) == 3
+    split = convert(first, tmp_path / "b")
+    assert (tmp_path / "a" / WEIGHTS_FILE).read_bytes() == (tmp_path / "b" / WEIGHTS_FILE).read_bytes()
+    assert replace(split, report={}, source_digest="") == replace(whole, report={}, source_digest="")
