@@ -34,7 +34,8 @@ WITHOUT_EFFECT = frozenset({
     "attention_bias", "attention_dropout", "attention_probs_dropout_prob", "classifier_dropout", "embd_pdrop",
     "hidden_dropout_prob",
     "initializer_factor", "initializer_range", "mlp_bias", "pretraining_tp", "resid_pdrop", "router_aux_loss_coef",
-    "sentence_transformers", "sbert_ce_default_activation_function", "is_llama_config", "transformers.js_config",
+    "_model_name_or_path", "is_llama_config", "sbert_ce_default_activation_function", "sentence_transformers",
+    "transformers.js_config",
 })  # fmt: skip
 # Of every model; a key that has another value changes the computation.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
