@@ -141,6 +141,14 @@ def granite_moe(fields: Fields) -> Description:
     return Description("granitemoe", metadata, made, _tied(fields, False))
 
 
+def granite_moe_shared(fields: Fields) -> Description:
+    """With an expert that all tokens use."""
+    description = granite_moe(fields)
+    if shared := fields.integer("shared_intermediate_size", 0):
+        description.metadata["expert_shared_feed_forward_length"] = shared
+    return description
+
+
 def _decoder(
     fields: Fields, head_dim: int | None = None, rotated: float = 1.0, rope: bool = True
 ) -> tuple[dict[str, Any], Made]:
@@ -273,4 +281,5 @@ DECODERS: Mapping[str, Callable[[Fields], Description]] = {
     "phi3": phi_3,
     "granite": granite,
     "granitemoe": granite_moe,
+    "granitemoeshared": granite_moe_shared,
 }

@@ -24,7 +24,10 @@ from converters.hugging_face.fields import Description
 TYPES = {"F32": (0, "F32"), "F16": (1, "F16"), "BF16": (30, "BF16"), "F64": (0, "F32")}
 """GGUF's number and name of the type that a dtype is read as."""
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
-GATE_OVER_UP = ".block_sparse_moe.input_linear.weight"  # granitemoe
+GATE_OVER_UP = {  # granitemoe's, and what its halves are called where they are apart
+    ".block_sparse_moe.input_linear.weight": "mlp.experts",
+    ".shared_mlp.input_linear.weight": "mlp.shared_expert",
+}
 COMPUTED = re.compile(r"\.(?:rotary_emb\.inv_freq|attention\.masked_bias|attention\.bias)$")  # buffers, not weights
 GAINS = "norm.weight"
 HEAD = "lm_head.weight"
@@ -109,9 +112,9 @@ def _arranged(parts: Iterable[View]) -> list[View]:
     for part in parts:
         if expert := EXPERT.fullmatch(part.name):
             experts[f"{expert[1]}.{expert[3]}"][int(expert[2])] = part
-        elif part.name.endswith(GATE_OVER_UP):
-            before = part.name.removesuffix(GATE_OVER_UP)
-            arranged += _halves(part, f"{before}.mlp.experts.gate_proj.weight", f"{before}.mlp.experts.up_proj.weight")
+        elif suffix := next(filter(part.name.endswith, GATE_OVER_UP), ""):
+            stem = f"{part.name.removesuffix(suffix)}.{GATE_OVER_UP[suffix]}"
+            arranged += _halves(part, f"{stem}.gate_proj.weight", f"{stem}.up_proj.weight")
         else:
             arranged.append(part)
     return arranged + [_stacked(name, group) for name, group in experts.items()]
@@ -129,17 +132,18 @@ def _stacked(name: str, experts: Mapping[int, View]) -> View:
 
 
 def _halves(view: View, *names: str) -> list[View]:
-    """A stack [experts, 2·N, K] as two of [experts, N, K]: the first N rows of each, and the others."""
-    if len(view.shape) != 3 or view.shape[1] % 2:
+    """A matrix [2·N, K], or a stack of them, as two of [N, K]: the first N rows of each, and the others."""
+    if len(view.shape) < 2 or view.shape[-2] % 2:
         raise ModelFileError(f"a damaged model: tensor {view.name[:80]} has shape {view.shape}")
-    count, rows, columns = view.shape
+    *stack, rows, columns = view.shape
     (run,) = view.runs
+    count = prod(stack)
     size = run.size // count // 2
     return [
         View(
             name,
             view.dtype,
-            (count, rows // 2, columns),
+            (*stack, rows // 2, columns),
             tuple(Run(run.path, run.offset + (2 * index + half) * size, size) for index in range(count)),
         )
         for half, name in enumerate(names)
