@@ -137,7 +137,7 @@ def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], No
     if metadata.get("general.type", "model") != "model":
         raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
     architecture = ARCHITECTURES[name]
-    vocabulary = read_vocabulary(metadata)
+    vocabulary = read_vocabulary(metadata, source.files)
     vocabulary.check_decoder()
     config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_model import write_tiny_gguf
+from tests.tiny_folder import write_tiny_folder
+from tests.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
 from .conftest import Outcome
 
@@ -25,6 +26,13 @@ def test_the_bundle_lies_beside_its_source(appliance: Run, tmp_path: Path) -> No
     assert outcome.out.startswith(f"converted '{source}' to '{tmp_path / 'tiny.fp32'}' (")
     assert (tmp_path / "tiny.fp32" / "bundle.json").exists()
     assert "converting model" in outcome.err
+
+
+def test_a_folder_too(appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_tiny_folder(tmp_path / "tiny.v1", dtype="BF16"))
+    outcome = appliance("convert", ".", "--recipe", "fp32")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "tiny.v1.fp32" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
 def test_a_check_says_how_close_the_bundle_is(appliance: Run, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ class TestFloat32:
         sizes = iter([PROMPT, *[1] * len(reference.continued)])
         equal(dealt(bundle, reference.ids, sizes)[PROMPT:], reference.continued)
 
+    def test_from_the_hugging_face_folder(self, reference: Reference) -> None:
+        folder = reference.folder.with_name("fp32-of-folder")
+        convert(reference.folder, folder, "fp32")
+        logits = dealt(folder, reference.ids, iter([PROMPT, *[1] * len(reference.continued)]))
+        equal(logits[:PROMPT], reference.logits[:PROMPT])
+        equal(logits[PROMPT:], reference.continued)
+
 
 def test_long_factors_are_left_out_with_the_texts_that_need_them(tmp_path: Path) -> None:
     """LongRoPE's short factors hold up to the length of the first training, and there the bundle's context ends."""
