@@ -31,9 +31,8 @@ RANK = 4
 ARCHITECTURES = {
     "llama": "llama", "mistral": "llama", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe", "gemma2": "gemma2", "gemma3": "gemma3", "gemma3_text": "gemma3", "phi3": "phi3",
-    "granite": "granite", "granitemoe": "granitemoe",
-    "granitemoeshared": "granitemoe", "bert": "bert", "xlm-roberta": "bert",
-    "nomic_bert": "nomic-bert", "modernbert": "modern-bert",
+    "gemma": "gemma", "granite": "granite", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe",
+    "bert": "bert", "xlm-roberta": "bert", "nomic_bert": "nomic-bert", "modernbert": "modern-bert",
 }  # fmt: skip
 """GGUF's name of an architecture, by model_type."""
 DIMENSIONS: Mapping[str, Sequence[str]] = {

@@ -80,6 +80,11 @@ def qwen_3_moe(fields: Fields) -> Description:
     return description
 
 
+def gemma(fields: Fields) -> Description:
+    metadata, made = _decoder(fields, head_dim=256)
+    return _gemma(fields, "gemma", metadata, made)
+
+
 def gemma_2(fields: Fields) -> Description:
     """Every second layer has a window, the first too."""
     metadata, made = _decoder(fields, head_dim=256)
@@ -218,9 +223,10 @@ def _qwen(fields: Fields, architecture: str, head_dim: int | None) -> Descriptio
 def _gemma(fields: Fields, architecture: str, metadata: dict[str, Any], made: Made) -> Description:
     fields.only("hidden_activation", "gelu_pytorch_tanh")
     fields.ignore("hidden_act")  # older files name both, and hidden_activation counts
-    scale = fields.number("query_pre_attn_scalar", 256) ** -0.5
-    if scale != metadata["attention.key_length"] ** -0.5:
-        metadata["attention.scale"] = scale
+    size = metadata["attention.key_length"]
+    usual = size if architecture == "gemma" else 256
+    if (scalar := fields.number("query_pre_attn_scalar", usual)) != size:
+        metadata["attention.scale"] = scalar**-0.5
     return Description(architecture, metadata, made, _tied(fields, True), _text_name, gains_plus_one=True)
 
 
@@ -275,6 +281,7 @@ DECODERS: Mapping[str, Callable[[Fields], Description]] = {
     "qwen2": qwen_2,
     "qwen3": qwen_3,
     "qwen3_moe": qwen_3_moe,
+    "gemma": gemma,
     "gemma2": gemma_2,
     "gemma3_text": gemma_3,
     "gemma3": gemma_3_multimodal,
