@@ -13,7 +13,7 @@ from api import streaming
 from api.encode import JSONResponse
 from api.errors import ErrorResponse, error_response
 from api.floats import vector
-from api.ollama import wire
+from api.ollama import vector_wire as wire
 from api.ollama.routes import ERRORS
 from api.requests import GoJSON
 from api.service import Injected

@@ -10,7 +10,7 @@ from litestar.params import JSONBody
 
 from api import streaming
 from api.encode import JSONResponse
-from api.ollama import wire
+from api.ollama import vector_wire as wire
 from api.ollama.routes import ERRORS
 from api.requests import GoJSON
 from api.service import Injected

@@ -14,16 +14,16 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from api.app import create_app
-from api.ollama import wire
+from api.ollama import vector_wire, wire
 from appliance.core import DoneReason, Progress, Reply
 from tests.api.fake import FakeService, FakeSettings
 
 ROUTES = {
     ("POST", "/api/generate"): wire.GenerateRequest,
     ("POST", "/api/chat"): wire.ChatRequest,
-    ("POST", "/api/embed"): wire.EmbedRequest,
-    ("POST", "/api/embeddings"): wire.EmbeddingRequest,
-    ("POST", "/api/rerank"): wire.RerankRequest,
+    ("POST", "/api/embed"): vector_wire.EmbedRequest,
+    ("POST", "/api/embeddings"): vector_wire.EmbeddingRequest,
+    ("POST", "/api/rerank"): vector_wire.RerankRequest,
     ("POST", "/api/show"): wire.ShowRequest,
     ("POST", "/api/copy"): wire.CopyRequest,
     ("DELETE", "/api/delete"): wire.DeleteRequest,
