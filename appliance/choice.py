@@ -18,7 +18,7 @@ from typing import Any
 
 from appliance.bundle import read_description
 from appliance.config import AUTO, Settings
-from appliance.core import BundleFacts, Fidelity
+from appliance.core import BundleFacts, Fidelity, Likeness
 from appliance.errors import InvalidOption, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
@@ -75,12 +75,18 @@ def bundle_facts(choice: Choice) -> BundleFacts | None:
         size = _size(choice.folder)
     except (ModelFileError, OSError):
         return None
+    cache = choice.kv if bundle.kind == "decoder" else ""
+    return BundleFacts(choice.recipe, cache, size, fidelity_of(bundle.report.get("fidelity")))
+
+
+def fidelity_of(found: Any) -> Fidelity | Likeness | None:
+    """What a bundle's report says of its fidelity; None when it says nothing."""
     try:
-        found = bundle.report["fidelity"]
-        fidelity = Fidelity(found["tokens"], found["nll"], found.get("source_nll"), found.get("top1"))
-    except (KeyError, TypeError):
-        fidelity = None
-    return BundleFacts(choice.recipe, choice.kv if bundle.kind == "decoder" else "", size, fidelity)
+        if "texts" in found:
+            return Likeness(found["texts"], found.get("cosine"), found.get("least_cosine"), found.get("score_error"))
+        return Fidelity(found["tokens"], found["nll"], found.get("source_nll"), found.get("top1"))
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _key(model: StoredModel) -> tuple[str, str]:

@@ -335,13 +335,26 @@ class Fidelity:
 
 
 @dataclass(frozen=True, slots=True)
+class Likeness:
+    """How close an encoder's bundle comes to its source on `texts` texts.
+
+    Of embeddings the mean cosine and the least, of a reranker's scores the error in standard deviations.
+    """
+
+    texts: int
+    cosine: float | None = None
+    least_cosine: float | None = None
+    score_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BundleFacts:
     """What a model was converted to: the recipe, how keys and values are cached ("": they are not), bytes on disk."""
 
     recipe: str
     kv_cache_type: str
     size: int
-    fidelity: Fidelity | None = None  # None: not measured
+    fidelity: Fidelity | Likeness | None = None  # None: not measured
 
 
 @dataclass(frozen=True, slots=True)

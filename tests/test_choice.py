@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from appliance.bundle import WEIGHTS
-from appliance.choice import Choice, automatic, bundle_facts, choose
+from appliance.choice import Choice, automatic, bundle_facts, choose, fidelity_of
 from appliance.config import Settings
-from appliance.core import Fidelity
+from appliance.core import Fidelity, Likeness
 from appliance.errors import InvalidOption
 from appliance.memory import OVERHEAD_BYTES, without_cache_bytes
 from appliance.store.footprint import Footprint, footprint
@@ -198,3 +198,10 @@ def test_what_is_known_of_a_bundle(tmp_path: Path, caplog: pytest.LogCaptureFixt
     facts = bundle_facts(choice)
     assert facts
     assert facts.fidelity == Fidelity(9, 3.2, 3.1, 0.94)
+
+
+def test_what_is_known_of_an_encoders_fidelity() -> None:
+    assert fidelity_of({"texts": 27, "cosine": 0.997, "least_cosine": 0.994}) == Likeness(27, 0.997, 0.994)
+    assert fidelity_of({"texts": 26, "score_error": 0.05}) == Likeness(26, score_error=0.05)
+    for nothing in (None, {}, [], {"tokens": 9}, 7):
+        assert fidelity_of(nothing) is None

@@ -122,11 +122,13 @@ def details(facts: core.ModelFacts, *, lengths: bool = False) -> wire.Details:
 
 def converted(bundle: core.BundleFacts) -> wire.BundleFacts:
     """What a model was converted to, on the wire."""
-    found = bundle.fidelity
-    fidelity = wire.Fidelity(found.tokens, found.nll, found.source_nll, found.top1) if found else None
-    return wire.BundleFacts(
-        recipe=bundle.recipe, kv_cache_type=bundle.kv_cache_type, size=bundle.size, fidelity=fidelity
-    )
+    shown = wire.BundleFacts(recipe=bundle.recipe, kv_cache_type=bundle.kv_cache_type, size=bundle.size)
+    match bundle.fidelity:
+        case core.Fidelity() as found:
+            shown.fidelity = wire.Fidelity(found.tokens, found.nll, found.source_nll, found.top1)
+        case core.Likeness() as found:
+            shown.likeness = wire.Likeness(found.texts, found.cosine, found.least_cosine, found.score_error)
+    return shown
 
 
 def sent(message: core.Message) -> wire.Message:

@@ -273,6 +273,15 @@ class Fidelity(Wire):
     top1: float | None = None
 
 
+class Likeness(Wire):
+    """How close an encoder's bundle comes to its source: cosines, or the error of scores in standard deviations."""
+
+    texts: int
+    cosine: float | None = None
+    least_cosine: float | None = None
+    score_error: float | None = None
+
+
 class BundleFacts(Wire, kw_only=True):
     """What a model was converted to. Not part of Ollama's API."""
 
@@ -280,6 +289,7 @@ class BundleFacts(Wire, kw_only=True):
     kv_cache_type: str = ""
     size: int
     fidelity: Fidelity | None = None
+    likeness: Likeness | None = None
 
 
 class ShowResponse(Wire, kw_only=True):

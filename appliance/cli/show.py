@@ -101,7 +101,15 @@ def _bundle(bundle: Mapping[str, Any]) -> _Rows:
         if source is not None:
             text += f" (source {source:.4f}, {nll - source:+.4f}), top-1 {100 * found['top1']:.1f} %"
         rows.append(("fidelity", text))
+    if alike := bundle.get("likeness"):
+        rows.append(("fidelity", _likeness(alike)))
     return rows
+
+
+def _likeness(alike: Mapping[str, float]) -> str:
+    if "cosine" in alike:
+        return f"cosine {alike['cosine']:.4f} (at least {alike['least_cosine']:.4f})"
+    return f"scores off by {alike['score_error']:.3f} standard deviations"
 
 
 def _projector(info: Mapping[str, Any]) -> _Rows:

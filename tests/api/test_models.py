@@ -123,6 +123,10 @@ def test_show_tells_what_the_model_was_converted_to(client: Client, service: Fak
         "size": 155000000,
         "fidelity": {"tokens": 2044, "nll": 3.1845, "source_nll": 3.1763, "top1": 0.941},
     }
+    likeness = core.Likeness(27, 0.997, 0.994)
+    service.details = replace(DETAILS, bundle=core.BundleFacts("int8", "", 2, likeness))
+    shown = client.post("/api/show", content='{"model":"m"}').json()["bundle"]
+    assert shown["likeness"] == {"texts": 27, "cosine": 0.997, "least_cosine": 0.994}
     service.details = replace(DETAILS, bundle=core.BundleFacts("exact", "", 2))
     assert client.post("/api/show", content='{"model":"m"}').json()["bundle"] == {"recipe": "exact", "size": 2}
     service.details = replace(DETAILS, bundle=core.BundleFacts("exact", "f32", 1))

@@ -58,6 +58,18 @@ def test_what_the_model_was_converted_to() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("likeness", "text"),
+    [
+        ({"texts": 27, "cosine": 0.99711, "least_cosine": 0.99408}, "cosine 0.9971 (at least 0.9941)"),
+        ({"texts": 26, "score_error": 0.0512}, "scores off by 0.051 standard deviations"),
+    ],
+)
+def test_what_an_encoder_was_converted_to(likeness: dict[str, Any], text: str) -> None:
+    bundle = {"recipe": "int8", "size": 25_000_000, "likeness": likeness}
+    assert show_text(BARE | {"bundle": bundle}).splitlines()[5].split("        ")[1].strip() == text
+
+
 def test_verbose_adds_metadata_and_tensors() -> None:
     facts = {
         "details": {"family": "test", "parameter_size": "8B", "quantization_level": "FP16"},
