@@ -233,7 +233,7 @@ def attention(
     past = [graph.input(f"past_{name}", ir.DataType.FLOAT, shape) for name in names]
     queries_keys_values = [*qkv, None, None][:3]
     optional = {"rotary_interleaved": int(rope.interleaved)} if rope else {}
-    optional |= {"local_window_size": window} if window else {}
+    optional |= {"local_window_size": window} if 0 < window < config.context_length else {}
     x, *present = graph.node(
         "GroupQueryAttention",
         *(*queries_keys_values, *past, step.lengths, step.total),

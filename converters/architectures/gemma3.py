@@ -1,14 +1,15 @@
 """The gemma3 architecture: Gemma 3, its text model.
 
-As Gemma 2 without soft caps, and queries and keys pass an RMSNorm head by head before they turn. Five layers of six
-see a window, with a rotary embedding of its own base; the sixth sees everything, and only its positions are stretched
-in the larger models. After transformers' modeling_gemma3.py and llama.cpp's src/models/gemma3.cpp.
+As Gemma 2 without a cap of scores, and queries and keys pass an RMSNorm head by head before they turn. Five layers of
+six see a window, with a rotary embedding of its own base; the sixth sees everything, and only its positions are
+stretched in the larger models. Logits are capped only where a file says so. After transformers' modeling_gemma3.py and
+llama.cpp's src/models/gemma3.cpp; Ollama's files call the bases rope.global and rope.local.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.store.gguf_header import TensorInfo
@@ -33,6 +34,7 @@ class Config(decoder.Config):
     local_rope: Rope
     window: int
     windowed: tuple[bool, ...]
+    logit_cap: float
 
 
 def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Config:
@@ -41,12 +43,15 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     dimensions = decoder.dimensions(keys, tensors)
     dimensions["attention_scale"] = query_scale(keys, dimensions, LAYERS_OF_27B)
     rope = read_rope(keys, dimensions["head_dim"], interleaved=False)
+    rope = replace(rope, base=keys.number("rope.global.freq_base", rope.base))
+    local_base = keys.number("rope.freq_base_swa", keys.number("rope.local.freq_base", 10000.0))
     config = Config(
         **dimensions,
         rope=rope,
-        local_rope=Rope(rope.size, keys.number("rope.freq_base_swa", 10000.0), interleaved=False),
+        local_rope=Rope(rope.size, local_base, interleaved=False),
         window=keys.integer("attention.sliding_window"),
         windowed=decoder.windowed(keys, dimensions["layers"], WINDOWED),
+        logit_cap=keys.number("final_logit_softcapping", 0.0),
     )
     keys.refuse_others(decoder.NEUTRAL)
 
@@ -67,14 +72,12 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         layer = f"blk.{index}"
         x = stream.norm(f"{layer}.attn_norm.weight")
         qkv = decoder.normed_heads(graph, weights, config, decoder.packed_qkv(weights, x, layer), layer)
-        if config.windowed[index]:
-            x = decoder.attention(step, config, index, qkv, local_rope, window=config.window)
-        else:
-            x = decoder.attention(step, config, index, qkv, rope)
+        turns, window = (local_rope, config.window) if config.windowed[index] else (rope, 0)
+        x = decoder.attention(step, config, index, qkv, turns, window=window)
         if index == config.layers - 1:
             x = stream.only_wanted(step, x)
         x = weights.back(x, f"{layer}.attn_output")
         stream.add_normed(x, f"{layer}.post_attention_norm.weight")
         x = decoder.geglu(graph, weights, stream.norm(f"{layer}.ffn_norm.weight"), layer)
         stream.add_normed(x, f"{layer}.post_ffw_norm.weight")
-    decoder.head(graph, weights, config, stream.norm("output_norm.weight"))
+    decoder.head(graph, weights, config, stream.norm("output_norm.weight"), softcap=config.logit_cap)

@@ -12,10 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from appliance.bundle import BATCH, MODEL, WEIGHTS
-from appliance.errors import UnsupportedModel
+from appliance.errors import NotGGUF, UnsupportedModel
 from appliance.store.footprint import footprint
 from appliance.store.gguf_header import read_header
-from converters.architectures import ARCHITECTURES, decoder
+from converters.architectures import ARCHITECTURES, decoder, gemma3
+from converters.architectures.keys import Keys
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Reference, make
 from tests.converters.running import Decoder
@@ -107,6 +108,35 @@ def test_tables_of_positions_count_in_the_estimate_of_a_bundle(made: Make, name:
     bundle = convert(source, folder, "exact")
     assert estimate.context_tokens == bundle.context_length
     assert estimate.weights["exact"] == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05)
+
+
+def test_keys_of_gemma_3_as_ollama_writes_them(made: Make) -> None:
+    header = read_header(made("gemma3").gguf)
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    bases = {"gemma3.rope.global.freq_base": 1e6, "gemma3.rope.local.freq_base": 10000.0}
+    keys = {key: value for key, value in header.metadata.items() if key != "gemma3.rope.freq_base"} | bases
+    assert gemma3.read_config(keys, tensors) == gemma3.read_config(header.metadata, tensors)
+    other = gemma3.read_config(keys | {"gemma3.rope.local.freq_base": 500.0}, tensors)
+    assert (other.rope.base, other.local_rope.base) == (1e6, 500.0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (None, [True, True, False, True, True, False, True]),
+        (2, [True, False] * 3 + [True]),
+        ([False, True, True, True, True, True, True], [False] + [True] * 6),
+    ],
+)
+def test_patterns_of_windows(pattern: object, expected: list[bool]) -> None:
+    keys = Keys("x", {"x.attention.sliding_window_pattern": pattern} if pattern else {})
+    assert decoder.windowed(keys, 7, (True, True, False)) == tuple(expected)
+
+
+@pytest.mark.parametrize("pattern", [0, 9, -1, "2", [], [1, 0], 2.0])
+def test_patterns_that_are_none(pattern: object) -> None:
+    with pytest.raises(NotGGUF, match=r"x\.attention\.sliding_window_pattern is"):
+        decoder.windowed(Keys("x", {"x.attention.sliding_window_pattern": pattern}), 7, (True, False))
 
 
 def test_every_decoder_has_a_case() -> None:

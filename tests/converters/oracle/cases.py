@@ -123,6 +123,7 @@ _ALL = (
             "tie_word_embeddings": True,
             "num_hidden_layers": 7,
             "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "final_logit_softcapping": 5.0,
         },
     ),
     Case("phi3", "phi3", "phi3", {"num_key_value_heads": 4, "pad_token_id": 0}),

@@ -106,8 +106,8 @@ def rope_kind(config: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     return rope.get("rope_type", rope.get("type")), rope
 
 
-def gemma_2(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+def soft_caps(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("attn_logit_softcapping", "final_logit_softcapping") if config.get(key)}
 
 
 def granite(config: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def qwen_3_moe(config: dict[str, Any]) -> dict[str, Any]:
 
 
 EXTRA: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "gemma2": gemma_2,
+    "gemma2": soft_caps,
+    "gemma3": soft_caps,
     "granite": granite,
     "granitemoe": granite_moe,
     "qwen3moe": qwen_3_moe,
