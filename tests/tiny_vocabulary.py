@@ -8,10 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from gguf import GGUFWriter
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from appliance.store.gguf_header import read_header
 from converters.tokenizers import read_vocabulary
-from tests.tiny_model import CONTROL
+from tests.tiny_model import CONTROL, add_key
 
 DATA = Path(__file__).parent / "data"
 MULTILINGUAL = (DATA / "multilingual.txt").read_text(encoding="utf-8")
@@ -87,6 +89,17 @@ def sentencepiece_metadata(file: Path, kind: str) -> dict[str, Any]:
         if proto.normalizer_spec.precompiled_charsmap:
             metadata["tokenizer.ggml.precompiled_charsmap"] = list(proto.normalizer_spec.precompiled_charsmap)
     return metadata
+
+
+def through_file(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The metadata as it comes back from a GGUF file at `path`."""
+    writer = GGUFWriter(path, "test")
+    for key, value in metadata.items():
+        add_key(writer, key, bytes(value) if key.endswith("charsmap") else value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return read_header(path).metadata
 
 
 def encode(metadata: dict[str, Any], text: str, special: bool = False) -> list[int]:

@@ -24,9 +24,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from appliance.errors import NotGGUF, UnsupportedModel
+from appliance.store.hugging_face import Files
 from converters.tokenizers import bpe, hugging_face, wordpiece
 from converters.tokenizers.entries import Entries
-from converters.tokenizers.hugging_face import Files
 from converters.tokenizers.older_folders import older_metadata
 from converters.tokenizers.special import Frame, added_tokens, end_tokens, read_frame
 from converters.tokenizers.unigram import unigram

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from appliance.errors import ModelFileError
+from appliance.store.hugging_face import MAX_JSON_BYTES, Files, read_object
 from converters.tokenizers.special import Frame, ends_by_text, ordered
 
-Files = Mapping[str, Path]  # a folder's files by their names in it
 TOKENIZER = "tokenizer.json"
-MAX_BYTES = 128 << 20  # a tokenizer.json of 260,000 tokens has 35 MB
 ADDS_BOS = {"Llama": True, "CodeLlama": True, "Gemma": True, "Cohere": True, "GPTNeoX": False}
 """Classes that say themselves what is around a text, and whether BOS is where tokenizer_config.json is silent."""
 LIKE_BERT = {"Bert", "DistilBert", "Electra", "MPNet", "MobileBert", "Splinter", "LayoutLM", "ConvBert", "SqueezeBert"}
@@ -82,7 +80,7 @@ def read_tokenizer(files: Files, settings: Settings, vocab_size: int) -> Tokeniz
     Tokens beyond the model's `vocab_size` are left out when they were added (Gemma 3's stand-in for images, in a text
     model); raises ModelFileError for others, and for a file that is damaged.
     """
-    tokenizer = _from_bytes(_read(files[TOKENIZER]))
+    tokenizer = _from_bytes(_read(files))
     added = {index: token for index, token in settings.added().items() if index < vocab_size}
     if any(index >= vocab_size for index in tokenizer.get_added_tokens_decoder()):
         tokenizer = _without(tokenizer, vocab_size)
@@ -127,21 +125,10 @@ def special_ids(
     return bos, tuple(index for index in ends if index < vocab_size)
 
 
-def read_object(files: Files, name: str) -> dict[str, Any]:
-    """The JSON object in a file; raises ModelFileError when it is damaged or another value."""
-    try:
-        value = json.loads(_read(files[name]))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{name} is damaged: {str(error)[:80]}") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{name} is damaged: not an object")
-    return value
-
-
-def _read(path: Path) -> bytes:
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ModelFileError(f"{path.name} has {size:,} bytes, at most {MAX_BYTES:,} are read")
-    return path.read_bytes()
+def _read(files: Files) -> bytes:
+    if (size := files[TOKENIZER].stat().st_size) > MAX_JSON_BYTES:
+        raise ModelFileError(f"{TOKENIZER} has {size:,} bytes, at most {MAX_JSON_BYTES:,} are read")
+    return files[TOKENIZER].read_bytes()
 
 
 def _from_bytes(data: bytes) -> Tokenizer:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import ModelFileError, UnsupportedModel
+from appliance.store.hugging_face import read_object
 from converters.tokenizers.bpe import SPACE
 from converters.tokenizers.entries import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from converters.tokenizers.hugging_face import LIKE_BERT, TOKENIZER, Settings, read_object
+from converters.tokenizers.hugging_face import LIKE_BERT, TOKENIZER, Settings
 from converters.tokenizers.wordpiece import INSIDE
 
 SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
@@ -31,9 +32,9 @@ def older_metadata(settings: Settings, vocab_size: int) -> dict[str, Any]:
     files = settings.files
     model = next((name for name in SENTENCEPIECE if name in files), None)
     if model is not None:
-        found = _sentencepiece(files[model], settings)
+        found = _sentencepiece(model, settings)
     elif VOCAB in files:
-        found = _bert(files[VOCAB], settings)
+        found = _bert(settings)
     else:
         raise ModelFileError(f"the model has no {TOKENIZER}, none of {', '.join(SENTENCEPIECE)}, and no {VOCAB}")
     if len(found["tokens"]) > vocab_size:
@@ -44,8 +45,8 @@ def older_metadata(settings: Settings, vocab_size: int) -> dict[str, Any]:
     return {f"tokenizer.ggml.{key}": value for key, value in found.items()}
 
 
-def _sentencepiece(path: Path, settings: Settings) -> dict[str, Any]:
-    proto = _proto(path)
+def _sentencepiece(name: str, settings: Settings) -> dict[str, Any]:
+    proto = _proto(name, settings.files[name])
     kind, normalizer = settings.kind, proto.normalizer_spec
     if kind not in CLASSES or proto.trainer_spec.model_type != CLASSES[kind]:
         raise UnsupportedModel(f"a SentencePiece model of the class {kind[:40]!r} without {TOKENIZER}", tuple(CLASSES))
@@ -74,19 +75,19 @@ def _sentencepiece(path: Path, settings: Settings) -> dict[str, Any]:
     return found | {"model": "llama"}
 
 
-def _proto(path: Path) -> Any:
+def _proto(name: str, path: Path) -> Any:
     try:
         described = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     except ImportError as error:
         raise UnsupportedModel(
-            f"{path.name} without {TOKENIZER}, where the packages sentencepiece and protobuf are not installed,",
+            f"{name} without {TOKENIZER}, where the packages sentencepiece and protobuf are not installed,",
             ("edge-appliance[convert]", TOKENIZER),
         ) from error
     proto = described.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf raises an exception of its own
-        raise ModelFileError(f"{path.name} is damaged: {error}") from error
+        raise ModelFileError(f"{name} is damaged: {error}") from error
     return proto
 
 
@@ -115,13 +116,16 @@ def _add_tokens(found: dict[str, Any], settings: Settings) -> None:
             found["token_type"][index] = CONTROL if special else USER_DEFINED
 
 
-def _bert(path: Path, settings: Settings) -> dict[str, Any]:
+def _bert(settings: Settings) -> dict[str, Any]:
     if settings.kind not in LIKE_BERT | {""}:
         raise UnsupportedModel(f"{VOCAB} of the class {settings.kind[:40]!r} without {TOKENIZER}", tuple(LIKE_BERT))
     if not settings.flag("tokenize_chinese_chars", True):
         raise UnsupportedModel("tokenize_chinese_chars: false in tokenizer_config.json", ("true",))
-    words = [line.rstrip("\n") for line in path.read_text(encoding="utf-8").split("\n")]
-    words = words[:-1] if words[-1:] == [""] else words
+    try:
+        text = settings.files[VOCAB].read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{VOCAB} is damaged: not UTF-8") from error
+    words = text.removesuffix("\n").split("\n")
     roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     pad, unk, cls, sep, mask = (
         settings.token(role) or usual for role, usual in zip(roles, SPECIAL_OF_BERT, strict=True)

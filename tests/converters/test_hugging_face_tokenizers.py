@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from appliance.errors import ModelFileError, UnsupportedModel
+from appliance.store.hugging_face import folder_files
 from converters.tokenizers import Vocabulary, read_vocabulary
 from tests.converters.test_unigram import plain
 from tests.converters.test_wordpiece import SPECIAL
@@ -34,7 +35,7 @@ VOCAB_SIZE = 4096
 
 def vocabulary(folder: Path, vocab_size: int = VOCAB_SIZE, template: str = "") -> Vocabulary:
     metadata = {"general.architecture": "llama", "llama.vocab_size": vocab_size, "tokenizer.chat_template": template}
-    return read_vocabulary(metadata, {path.name: path for path in folder.iterdir()})
+    return read_vocabulary(metadata, folder_files(folder))
 
 
 def original(folder: Path, **options: Any) -> Any:

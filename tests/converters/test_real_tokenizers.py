@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from appliance.prompt.tokenizer import Tokenizer as RuntimeTokenizer
 from appliance.store.gguf_header import read_header
+from appliance.store.hugging_face import folder_files
 from converters.tokenizers import read_vocabulary
 from tests.minilm import minilm_folder, minilm_gguf
 from tests.prompt.test_tokenizer import bundle
@@ -28,7 +29,7 @@ def minilm(request: pytest.FixtureRequest) -> Tokenizer:
     if request.param == "GGUF":
         return read_vocabulary(read_header(minilm_gguf()).metadata).tokenizer
     metadata = {"general.architecture": "bert", "bert.vocab_size": 30522}
-    return read_vocabulary(metadata, {path.name: path for path in minilm_folder().iterdir()}).tokenizer
+    return read_vocabulary(metadata, folder_files(minilm_folder())).tokenizer
 
 
 def test_minilms_tokens_are_those_of_transformers(minilm: Tokenizer) -> None:

@@ -22,6 +22,7 @@ from tests.tiny_vocabulary import (
     byte_level,
     encode,
     sentencepiece_metadata,
+    through_file,
     train_sentencepiece,
     transformers,
 )
@@ -79,7 +80,7 @@ def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spm(sentencepiece_file: Path) -> dict[str, Any]:
-    return sentencepiece_metadata(sentencepiece_file, "llama")
+    return through_file(sentencepiece_metadata(sentencepiece_file, "llama"), sentencepiece_file.with_suffix(".gguf"))
 
 
 CONTROL_IN_TEXT = ["a<s>b</s> c", "x<tool>y <tool> z<unk>", MULTILINGUAL]

@@ -19,6 +19,7 @@ from tests.tiny_vocabulary import (
     SAMPLES,
     encode,
     sentencepiece_metadata,
+    through_file,
     train_sentencepiece,
     transformers,
 )
@@ -47,7 +48,7 @@ def as_xlm_roberta(metadata: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def xlm_roberta(spm_file: Path) -> dict[str, Any]:
-    return as_xlm_roberta(sentencepiece_metadata(spm_file, "t5"))
+    return through_file(as_xlm_roberta(sentencepiece_metadata(spm_file, "t5")), spm_file.with_suffix(".gguf"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from appliance.errors import NotGGUF
 from converters.tokenizers import read_vocabulary
-from tests.tiny_vocabulary import ALPHABET, ENGLISH, MULTILINGUAL, SAMPLES, encode, transformers
+from tests.tiny_vocabulary import ALPHABET, ENGLISH, MULTILINGUAL, SAMPLES, encode, through_file, transformers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -80,8 +80,9 @@ def test_texts_are_tokenized_as_by_the_original(
 
 @pytest.fixture(scope="module")
 def both(words: list[str], vocab_file: Path) -> tuple[Tokenizer, Any]:
-    """Ours and the original."""
-    return read_vocabulary(metadata_of(words)).tokenizer, transformers().BertTokenizerFast(str(vocab_file))
+    """Ours, from a file, and the original."""
+    metadata = through_file(metadata_of(words), vocab_file.with_suffix(".gguf"))
+    return read_vocabulary(metadata).tokenizer, transformers().BertTokenizerFast(str(vocab_file))
 
 
 @settings(deadline=None, max_examples=60)
