@@ -36,6 +36,8 @@ class Bundle:
 
     Encoders and rerankers have no KV cache, so 0 `kv_heads`; an encoder has an `embedding_length`, that of what it
     returns, and both say how many attention `heads` they have, and how they are pooled: "mean", "cls" or "last".
+
+    `graph` is the contract of a decoder's graph: ours, or that of graphs that others made, see engine/foreign.py.
     """
 
     architecture: str
@@ -57,6 +59,7 @@ class Bundle:
     pooling: str = ""
     kv_dtype: str = "float32"
     target: str = "cpu"
+    graph: Literal["ours", "past", "shared"] = "ours"
     format_version: int = FORMAT_VERSION
     converter_version: int = CONVERTER_VERSION
     report: dict[str, Any] = field(default_factory=dict)

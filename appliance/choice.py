@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 FOR_QUANTISED = ("exact", "compact")  # what "auto" chooses from, the preferred one first
 FOR_FULL_PRECISION = ("exact", "q4")
 ROUNDS = frozenset({"q4"})  # recipes that give quality up for memory
+AS_IT_IS = Settings(recipe="exact", kv_cache_type="f32", origin={"recipe": "its graph, which is taken as it is"})
 SAID_BY_MODEL = (*MODEL_PARAMETERS, "num_ctx")  # the parameters that count here
 NO_CACHE = "f32"  # what the bundle of an encoder goes under
 KV_BYTES = {"f32": 4, "q8_0": 1}  # of a number in the cache
@@ -58,7 +59,9 @@ class Choices:
         if known := self.made(model):
             return known
         assert model.header
-        choice = choose(self._settings, model.model_digest, model.parameters, model.header.footprint, model.derived)
+        assert model.parts
+        settings = AS_IT_IS if model.parts.format == "onnx" else self._settings
+        choice = choose(settings, model.model_digest, model.parameters, model.header.footprint, model.derived)
         log.info("%s: recipe %s, KV cache %s: %s", model.name.short, choice.recipe, choice.kv, choice.reason)
         self._known[_key(model)] = choice
         return choice

@@ -6,9 +6,6 @@ FOLDER.partial-<pid> and is renamed to FOLDER when all of it is on disk.
 
 from __future__ import annotations
 
-import errno
-import glob
-import os
 import re
 import shutil
 import time
@@ -22,12 +19,17 @@ import psutil
 from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
 from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotEnoughMemory, NotGGUF, UnsupportedModel
+from appliance.store.hugging_face import CONFIG, folder_files, read_object
 from converters.architectures import ARCHITECTURES
 from converters.architectures.decoder import Config
 from converters.bars import judged
 from converters.fidelity import calibration_tokens, compare, importance, round_trip
 from converters.graph import Graph
+from converters.hugging_face import FAMILIES
 from converters.kv_cache import cache_in_int8, cache_scales
+from converters.onnx_folder import convert_onnx, is_onnx
+from converters.optimum_export import export
+from converters.partial import whole_or_not
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
 from converters.rotation import Rotated
 from converters.source import Source, open_source
@@ -99,28 +101,30 @@ def convert(
     started = time.monotonic()
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
+    if source.is_dir() and (made := _made_by_others(source, folder, Choice(recipe, kv, check))):
+        progress(1, 1)
+        return made
     with open_source(source) as model:
         total = sum(tensor.size for tensor in model.tensors.values())
         meter = _Meter(progress, total)
         plan = make_plan(model, recipe, kv, meter.advance)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead_partials(folder)
-        available = shutil.disk_usage(folder.parent).free
-        if plan.size > available:
-            raise NotEnoughDisk(plan.size, available)
-        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        partial.mkdir()
-        try:
+        with whole_or_not(folder, plan.size) as partial:
             bundle = _write(plan, model, Choice(recipe, kv, check), partial, started)
-            partial.rename(folder)
-            _sync(folder.parent)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NotEnoughDisk(plan.size, shutil.disk_usage(folder.parent).free) from error
-            raise
     progress(total, total)
     return bundle
+
+
+def _made_by_others(source: Path, folder: Path, choice: Choice) -> Bundle | None:
+    """The bundle of a folder with ONNX graphs, or of a model type that only optimum builds; None for any other."""
+    files = folder_files(source)
+    foreign = CONFIG in files and read_object(files, CONFIG).get("model_type") not in FAMILIES
+    if not is_onnx(files) and not foreign:
+        return None
+    if choice.check:
+        raise UnsupportedModel("a check of a graph that others made", ("models that are built natively",))
+    if is_onnx(files):
+        return convert_onnx(files, folder, choice.recipe, choice.kv)
+    return export(source, folder, choice.recipe, choice.kv, tuple(FAMILIES))
 
 
 def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], None]) -> Plan:
@@ -153,7 +157,7 @@ def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], No
 
 
 def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: float) -> Bundle:
-    """Write every file of the bundle into `folder`, and make all of it durable.
+    """Write every file of the bundle into `folder`.
 
     What loses something is measured, and everything is when a check is asked for.
     """
@@ -172,9 +176,6 @@ def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: fl
     _remove_reference(folder)
     bundle = replace(bundle, report=_report(plan.recipe, measures, started))
     write_description(folder, bundle)
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
     return bundle
 
 
@@ -298,37 +299,8 @@ class _Meter:
         self.progress(self.done, self.total)
 
 
-def _remove_dead_partials(folder: Path) -> None:
-    """Clear away what runs for the same folder left when they were killed."""
-    for partial in folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"):
-        pid = partial.name.rpartition("-")[2]
-        if pid.isdecimal() and not _alive(int(pid)):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    """Whether another process has this id. One with our own is gone: a container hands out the same ids again."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _count(shape: tuple[int, ...]) -> int:
     count = 1
     for length in shape:
         count *= length
     return count
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

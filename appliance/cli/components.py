@@ -21,6 +21,7 @@ _WEIGHTS = (
     ("pytorch_model*.bin",),
     ("consolidated*.pth",),
     ("*.gguf",),
+    ("*.onnx", "*.onnx.data", "*.onnx_data*", "onnx/*.onnx", "onnx/*.onnx.data", "onnx/*.onnx_data*"),
     ("*.bin",),
 )
 _ZIPPED = ("pytorch_model*.bin", "consolidated*.pth")

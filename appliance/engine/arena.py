@@ -7,6 +7,7 @@ written, so an unused slot and the unused end of a used one cost nothing.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,19 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 class Arena:
     """`2 * layers` buffers of shape [slots, kv_heads, capacity, head_dim] on `device`."""
 
-    def __init__(self, bundle: Bundle, slots: int, capacity: int, device: str) -> None:
+    def __init__(
+        self, bundle: Bundle, slots: int, capacity: int, device: str, names: Sequence[tuple[str, str]] | None = None
+    ) -> None:
+        """`names`: what the graph calls past and present of each buffer, where that is not our way."""
         self.device = device
         self.dtype = DTYPES[bundle.kv_dtype]
         self.row_shape = (bundle.kv_heads, capacity, bundle.head_dim)
         self.row_bytes = int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
-        self.names = [f"{kind}.{layer}" for layer in range(bundle.layers) for kind in ("key", "value")]
+        self.names = names or [
+            (f"past_{kind}.{layer}", f"present_{kind}.{layer}")
+            for layer in range(bundle.layers)
+            for kind in ("key", "value")
+        ]
         allocate = self._map if device == "cpu" else self._on_device
         self._owners: list[Any] = []
         self._views: list[npt.NDArray[Any]] = []  # of each buffer, if it lies in host memory
@@ -77,10 +85,10 @@ class Arena:
     def bind(self, binding: Any, first: int, rows: int) -> None:
         """Bind slots first..first+rows-1 as past and as present, in place."""
         shape = (rows, *self.row_shape)
-        for name, pointer in zip(self.names, self._pointers, strict=True):
+        for (past, present), pointer in zip(self.names, self._pointers, strict=True):
             at = pointer + first * self.row_bytes
-            binding.bind_input(f"past_{name}", self.device, 0, self.dtype, shape, at)
-            binding.bind_output(f"present_{name}", self.device, 0, self.dtype, shape, at)
+            binding.bind_input(past, self.device, 0, self.dtype, shape, at)
+            binding.bind_output(present, self.device, 0, self.dtype, shape, at)
 
     def close(self) -> None:
         """Give the memory back; no binding may be used afterwards."""

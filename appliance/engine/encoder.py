@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
-from appliance.engine.ort import open_session
 from appliance.engine.providers import Provider, candidates, session_options, shrinking
+from appliance.engine.session import open_session
 from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled
 
 log = logging.getLogger(__name__)

@@ -7,18 +7,17 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row, SavedPrefix
 from appliance.engine.binding import Bindings
-from appliance.engine.probe import missing_library
+from appliance.engine.foreign import ForeignBackend
 from appliance.engine.providers import Provider, candidates, session_options
+from appliance.engine.session import open_session
 from appliance.errors import ModelFileError
 
 log = logging.getLogger(__name__)
@@ -30,18 +29,19 @@ ATTENTION_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 def open_backend(
     folder: Path, bundle: Bundle, *, slots: int, setting: str, threads: int, spin: bool = True
-) -> OrtBackend:
+) -> OrtBackend | ForeignBackend:
     """The backend on the first execution provider for `setting` that can run the graph.
 
     Raises ModelFileError when none can; says in the log why a better one is passed over.
     """
+    kind = OrtBackend if bundle.graph == "ours" else ForeignBackend
     *better, last = candidates(setting)
     for provider in better:
         try:
-            return OrtBackend(folder, bundle, slots=slots, provider=provider, threads=threads, spin=spin)
+            return kind(folder, bundle, slots=slots, provider=provider, threads=threads, spin=spin)
         except ModelFileError as error:
             log.warning("%s cannot run this model, trying the next provider: %s", provider.label, error)
-    return OrtBackend(folder, bundle, slots=slots, provider=last, threads=threads, spin=spin)
+    return kind(folder, bundle, slots=slots, provider=last, threads=threads, spin=spin)
 
 
 class OrtBackend:
@@ -110,17 +110,3 @@ def untiled_attention(wanted: bool) -> Iterator[None]:
         yield
     finally:
         del os.environ[ATTENTION_VARIABLE]
-
-
-def open_session(path: Path, provider: Provider, options: Any) -> Any:
-    """The graph in this file, loaded. Raises ModelFileError."""
-    try:
-        return ort.InferenceSession(str(path), options, providers=[provider.name], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        if complaint := missing_library(provider):
-            raise ModelFileError(complaint) from error
-        raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
-
-
-def _first_line(error: Exception, folder: Path) -> str:
-    return str(error).replace(str(folder), "").strip().splitlines()[0]

@@ -20,7 +20,7 @@ from appliance.store.gojson import encode
 from appliance.store.manifests import LAYER_TYPE, Layer
 from appliance.store.names import ModelName, is_cloud, parse_name, parse_reference
 from appliance.store.parameters import DEPRECATED, check_parameters
-from appliance.store.parts import SAFETENSORS, Parts, folder_layer, gguf_layer, is_relative, parts_of, unread
+from appliance.store.parts import ONNX, SAFETENSORS, Parts, folder_layer, gguf_layer, is_relative, parts_of, unread
 from appliance.store.split_gguf import name_in_split, read_split
 from appliance.store.store import Store, StoredModel
 
@@ -181,7 +181,9 @@ def _start_from_files(store: Store, draft: Draft, files: Mapping[str, str]) -> G
     if any(path.endswith(".gguf") or head == MAGIC for path, head in heads.items()):
         yield from _start_from_gguf(store, draft, files, heads)
     elif any(path.endswith(SAFETENSORS) for path in files):
-        _start_from_folder(store, draft, files)
+        _start_from_folder(store, draft, files, "safetensors")
+    elif any(path.endswith(ONNX) for path in files):
+        _start_from_folder(store, draft, files, "onnx")
     else:
         raise InvalidRequest("unknown type")
 
@@ -207,11 +209,11 @@ def _start_from_gguf(
     draft.config = {"model_format": "gguf"}
 
 
-def _start_from_folder(store: Store, draft: Draft, files: Mapping[str, str]) -> None:
+def _start_from_folder(store: Store, draft: Draft, files: Mapping[str, str], form: str) -> None:
     for path, digest in sorted(files.items()):
         size = store.blobs.existing(digest).stat().st_size
         draft.parts.append(Part(folder_layer(path, f"sha256:{hex_of(digest)}", size)))
-    draft.config = {"model_format": "safetensors"}
+    draft.config = {"model_format": form}
 
 
 def _check_kind(metadata: Mapping[str, Any]) -> None:

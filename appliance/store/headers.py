@@ -10,7 +10,7 @@ from typing import Any
 from appliance.store.blobs import Blobs
 from appliance.store.footprint import Footprint, footprint
 from appliance.store.gguf_header import ModelHeader, read_header
-from appliance.store.hugging_face import read_folder
+from appliance.store.hugging_face import read_folder, read_onnx_folder
 from appliance.store.parts import Parts
 from appliance.store.split_gguf import read_split
 
@@ -72,6 +72,8 @@ def header_of(parts: Parts, blobs: Blobs) -> ModelHeader:
     files = parts.files(blobs)
     if parts.format == "safetensors":
         return read_folder(files)
+    if parts.format == "onnx":
+        return read_onnx_folder(files)
     if parts.single:
         return read_header(blobs.existing(parts.digest))
     return read_split(files.values())

@@ -20,6 +20,7 @@ from appliance.store.safetensors_header import StoredTensor, read_safetensors
 Files = Mapping[str, Path]
 
 CONFIG = "config.json"
+GENAI_CONFIG = "genai_config.json"
 INDEX = "model.safetensors.index.json"
 MODULES = "modules.json"
 TEMPLATE = "chat_template.jinja"
@@ -49,6 +50,12 @@ DIMENSIONS: Mapping[str, Sequence[str]] = {
 """What is shown of a configuration, by GGUF's key without the architecture's name."""
 WEIGHTS = {"F32": (0, 0), "F16": (1, 1), "F64": (28, 0), "BF16": (30, 32)}
 """GGUF's numbers of a dtype as a tensor's type and as a file's type."""
+GENAI_NAMES = {"type": "model_type", "context_length": "max_position_embeddings", "head_size": "head_dim"}
+GENAI_KEYS = (
+    *GENAI_NAMES, "filename", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+"""What genai_config.json says of a model, and what config.json calls it where that is something else."""
 PASSED_OVER = ("Transformer", "Normalize")  # modules: the network itself, and what is done to vectors on request
 
 
@@ -80,6 +87,32 @@ def read_folder(files: Files) -> FolderHeader:
     if template := chat_template(files):
         metadata["tokenizer.chat_template"] = template
     return FolderHeader(metadata, tensors)
+
+
+def read_onnx_folder(files: Files) -> FolderHeader:
+    """The same of a folder with ONNX graphs. Their tensors are not looked at: a file counts as a vector of its size."""
+    metadata = _dimensions(onnx_config(files))
+    if template := chat_template(files):
+        metadata["tokenizer.chat_template"] = template
+    sizes = {name: path.stat().st_size for name, path in files.items() if not name.endswith((".json", ".jinja"))}
+    return FolderHeader(
+        metadata, tuple(_info(StoredTensor(name, "F32", (size // 4,), 0, size)) for name, size in sizes.items())
+    )
+
+
+def onnx_config(files: Files) -> dict[str, Any]:
+    """config.json of a folder with ONNX graphs, under what genai_config.json says in its own words, if it is there.
+
+    `filename` is then the graph's name. Raises ModelFileError where neither file can be read.
+    """
+    if GENAI_CONFIG not in files:
+        return read_object(files, CONFIG)
+    config = read_object(files, CONFIG) if CONFIG in files else {}
+    model = read_object(files, GENAI_CONFIG).get("model")
+    if not isinstance(model, dict) or not isinstance(decoder := model.get("decoder"), dict):
+        raise ModelFileError(f"{GENAI_CONFIG} is damaged: it has no model.decoder")
+    said = {**decoder, **model}
+    return config | {GENAI_NAMES.get(key, key): value for key, value in said.items() if key in GENAI_KEYS}
 
 
 def _dimensions(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from appliance.store.parts import Parts, parts_of, unread
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("GGUF", "safetensors with config.json")
+FORMATS = ("GGUF", "safetensors with config.json", "ONNX")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
     model            a GGUF file, or with names the parts of a split one
     tensor json file a Hugging Face folder: safetensors files, JSON files, others; their names are paths in the folder
+    onnx json file   a folder with ONNX graphs, their weights among the other files
 
 Ollama's own models of tensor layers have one tensor in each, named after the tensor: those are not such a folder.
 """
@@ -18,16 +19,17 @@ from typing import Literal
 from appliance.store.blobs import Blobs, digest_of, hex_of
 from appliance.store.manifests import LAYER_TYPE, Layer
 
-FOLDER_KINDS = ("tensor", "json", "file")
+FOLDER_KINDS = ("tensor", "json", "file", "onnx")
 NETWORK_KINDS = ("adapter", "draft", *FOLDER_KINDS)
 SAFETENSORS = ".safetensors"
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The layers that make up one network. A single GGUF needs no name."""
 
-    format: Literal["gguf", "safetensors"]
+    format: Literal["gguf", "safetensors", "onnx"]
     layers: tuple[Layer, ...]
 
     @property
@@ -71,6 +73,8 @@ def parts_of(layers: Iterable[Layer]) -> Parts | None:
     weights = [layer for layer in folder if layer.kind == "tensor"]
     if weights and _named(folder) and all(layer.name.endswith(SAFETENSORS) for layer in weights):
         return Parts("safetensors", folder)
+    if any(layer.kind == "onnx" for layer in folder) and _named(folder):
+        return Parts("onnx", folder)
     return None
 
 
@@ -89,7 +93,7 @@ def gguf_layer(digest: str, size: int, name: str = "") -> Layer:
 
 def folder_layer(name: str, digest: str, size: int) -> Layer:
     """The layer of a file of a Hugging Face folder."""
-    kind = {SAFETENSORS: "tensor", ".json": "json"}.get(PurePosixPath(name).suffix, "file")
+    kind = {SAFETENSORS: "tensor", ".json": "json", ONNX: "onnx"}.get(PurePosixPath(name).suffix, "file")
     return Layer(LAYER_TYPE + kind, digest, size, name=name)
 
 

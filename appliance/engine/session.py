@@ -1,0 +1,39 @@
+"""Opening a graph on an execution provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from appliance.engine.probe import missing_library
+from appliance.engine.providers import CPU, Provider, session_options
+from appliance.errors import ModelFileError
+
+
+def open_session(path: Path, provider: Provider, options: Any) -> Any:
+    """The graph in this file, loaded. Raises ModelFileError."""
+    return _open(path, provider, options, [provider.name])
+
+
+def open_mixed_session(path: Path, provider: Provider, threads: int, spin: bool) -> Any:
+    """The same for a graph that others made, of which an accelerator may leave small nodes to the CPU."""
+    options = session_options(CPU, threads, spin)
+    session = _open(path, provider, options, list(dict.fromkeys([provider.name, CPU.name])))
+    if provider.name not in session.get_providers():  # ONNX Runtime says why in its log alone
+        raise ModelFileError(f"{provider.label} does not start")
+    return session
+
+
+def _open(path: Path, provider: Provider, options: Any, names: list[str]) -> Any:
+    if complaint := missing_library(provider):
+        raise ModelFileError(complaint)
+    try:
+        return ort.InferenceSession(str(path), options, providers=names, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+        raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
+
+
+def _first_line(error: Exception, folder: Path) -> str:
+    return str(error).replace(str(folder), "").strip().splitlines()[0]

@@ -1,0 +1,71 @@
+"""Folders that appear whole or not at all: they grow as FOLDER.partial-<pid> and are renamed when all is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from appliance.errors import ConversionFailed, NotEnoughDisk
+
+
+@contextlib.contextmanager
+def whole_or_not(folder: Path, size: int) -> Iterator[Path]:
+    """A folder to write `size` bytes into, which becomes `folder` at the end. After an error nothing stays.
+
+    Raises ConversionFailed if `folder` exists, NotEnoughDisk. Partial folders of dead runs are removed.
+    """
+    if folder.exists():
+        raise ConversionFailed("the bundle's folder exists already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead_partials(folder)
+    available = shutil.disk_usage(folder.parent).free
+    if size > available:
+        raise NotEnoughDisk(size, available)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.iterdir():
+            _sync(path)
+        _sync(partial)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NotEnoughDisk(size, shutil.disk_usage(folder.parent).free) from error
+        raise
+
+
+def _remove_dead_partials(folder: Path) -> None:
+    """Clear away what runs for the same folder left when they were killed."""
+    for partial in folder.parent.glob(f"{glob.escape(folder.name)}.partial-*"):
+        pid = partial.name.rpartition("-")[2]
+        if pid.isdecimal() and not _alive(int(pid)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process has this id. One with our own is gone: a container hands out the same ids again."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
