@@ -26,6 +26,8 @@ RECIPES = ("exact", "compact", "int8-rotated", "q4", "fp32")
 """How weights are stored. exact: as close as 8 bits get, 4 bits stay 4 where that is faster; compact: 4 bits stay 4
 everywhere; int8-rotated: compact, and a second graph in rotated int8 for prompts and crowds; q4: a full-precision
 source is rounded to 4 bits; fp32: the source's values, the reference."""
+TARGETS = ("cpu", "cuda", "directml")
+"""The execution providers that graphs are made for: converters/targets.py says how they differ."""
 KV_TYPES = ("f32", "q8_0")
 """How keys and values are cached: float32, or int8 with a scale per channel."""
 

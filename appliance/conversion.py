@@ -42,7 +42,7 @@ class Converter:
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(
-        self, source: Path, digest: str, folder: Path, recipe: str, kv: str
+        self, source: Path, digest: str, folder: Path, recipe: str, kv: str, target: str = "cpu"
     ) -> AsyncGenerator[Progress, None]:
         """Convert `source` into `folder` unless a current bundle is there already.
 
@@ -52,7 +52,7 @@ class Converter:
         async with self._locks[folder]:
             if await asyncio.to_thread(prepare, folder):
                 return
-            async with contextlib.aclosing(run_converter(source, folder, recipe, kv)) as lines:
+            async with contextlib.aclosing(run_converter(source, folder, recipe, kv, target=target)) as lines:
                 async for line in lines:
                     if "status" in line:
                         total, completed = line.get("total", 0), line.get("completed", 0)
@@ -60,14 +60,14 @@ class Converter:
 
 
 async def run_converter(
-    source: Path, folder: Path, recipe: str, kv: str, *, check: bool = False
+    source: Path, folder: Path, recipe: str, kv: str, *, check: bool = False, target: str = "cpu"
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Convert in a process of its own: yields the objects it prints, the last with "done" and the "bundle".
 
     Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said. Closing the
     generator kills it. However it ends, neither the process nor its partial folder stays behind.
     """
-    arguments = [str(source), "--out", str(folder), "--recipe", recipe, "--kv", kv]
+    arguments = [str(source), "--out", str(folder), "--recipe", recipe, "--kv", kv, "--target", target]
     arguments += ["--check"] if check else []
     async with _process(arguments) as process:
         try:

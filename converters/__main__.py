@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import KV_TYPES, RECIPES
+from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.errors import ApplianceError, ConversionFailed
 from converters.bundle import convert
 
@@ -59,12 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the bundle to make")
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
     parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
+    parser.add_argument("--target", choices=TARGETS, default="cpu", help="the execution provider that will run it")
     parser.add_argument("--check", action="store_true", help="hold the bundle against the source in float32")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
     options = parser.parse_args(arguments)
     reporter = Reporter(options.json)
     try:
-        bundle = convert(options.source, options.out, options.recipe, reporter.progress, options.kv, options.check)
+        bundle = convert(
+            options.source, options.out, options.recipe, reporter.progress, options.kv, options.check, options.target
+        )
     except ApplianceError as error:
         reporter.error(error)
         return 1

@@ -33,6 +33,7 @@ from converters.partial import whole_or_not
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
 from converters.rotation import Rotated
 from converters.source import Source, open_source
+from converters.targets import CPU, TARGETS, Target
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
 
@@ -54,6 +55,7 @@ class Choice(NamedTuple):
     recipe: str
     kv: str
     check: bool = False
+    target: Target = CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,12 @@ def convert(
     progress: Progress = lambda done, total: None,
     kv: str = "f32",
     check: bool = False,
+    target: str = "cpu",
 ) -> Bundle:
     """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
 
-    With `check` the bundle is held against the source's values in float32, whatever the recipe.
+    `target` is the execution provider that will run it. With `check` the bundle is held against the source's values
+    in float32, whatever the recipe; a float16 graph runs on the CPU for that, which takes a minute for 135M weights.
 
     Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
     NotEnoughDisk, ConversionFailed, for a check NotEnoughMemory; then nothing stays behind. Partial folders of dead
@@ -101,15 +105,16 @@ def convert(
     started = time.monotonic()
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
-    if source.is_dir() and (made := _made_by_others(source, folder, Choice(recipe, kv, check))):
+    choice = Choice(recipe, kv, check, known_target(target, recipe, kv))
+    if source.is_dir() and (made := _made_by_others(source, folder, choice)):
         progress(1, 1)
         return made
     with open_source(source) as model:
         total = sum(tensor.size for tensor in model.tensors.values())
         meter = _Meter(progress, total)
-        plan = make_plan(model, recipe, kv, meter.advance)
+        plan = make_plan(model, recipe, kv, meter.advance, choice.target)
         with whole_or_not(folder, plan.size) as partial:
-            bundle = _write(plan, model, Choice(recipe, kv, check), partial, started)
+            bundle = _write(plan, model, choice, partial, started)
     progress(total, total)
     return bundle
 
@@ -120,6 +125,8 @@ def _made_by_others(source: Path, folder: Path, choice: Choice) -> Bundle | None
     foreign = CONFIG in files and read_object(files, CONFIG).get("model_type") not in FAMILIES
     if not is_onnx(files) and not foreign:
         return None
+    if choice.target is not CPU:
+        raise UnsupportedModel(f"target {choice.target.name} for a graph that others made", (CPU.name,))
     if choice.check:
         raise UnsupportedModel("a check of a graph that others made", ("models that are built natively",))
     if is_onnx(files):
@@ -127,7 +134,16 @@ def _made_by_others(source: Path, folder: Path, choice: Choice) -> Bundle | None
     return export(source, folder, choice.recipe, choice.kv, tuple(FAMILIES))
 
 
-def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], None]) -> Plan:
+def known_target(name: str, recipe: str, kv: str) -> Target:
+    """The target of this name; raises UnsupportedModel for what its provider has no kernels for."""
+    if name not in TARGETS:
+        raise UnsupportedModel(f"target {name[:40]!r}", tuple(TARGETS))
+    if name != CPU.name and (recipe == ROTATED or kv != "f32"):
+        raise UnsupportedModel(f"recipe {recipe} with KV cache {kv} for {name}", ("exact, compact, q4, fp32 with f32",))
+    return TARGETS[name]
+
+
+def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], None], target: Target = CPU) -> Plan:
     """Check the model and lay out the whole bundle in memory, except the weights."""
     metadata = source.metadata
     for kind, value, known in (("recipe", recipe, NAMES), ("KV cache type", kv, KV_TYPES)):
@@ -145,7 +161,7 @@ def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], No
     vocabulary.check_decoder()
     config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()
-    graph, batch = Graph(weights), None
+    graph, batch = Graph(weights, target=target), None
     chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
     architecture.build(graph, chosen, config)
     if recipe == ROTATED:
@@ -163,7 +179,9 @@ def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: fl
     """
     reference = _reference(plan, source, choice, folder)
     _write_files(plan, folder)
-    bundle = _description(plan, source, choice.recipe)
+    bundle = replace(
+        _description(plan, source, choice.recipe), kv_dtype=choice.target.kv_dtype, target=choice.target.name
+    )
     write_description(folder, bundle)
     if choice.kv != "f32":
         reference = reference or Path(shutil.copy(folder / MODEL, folder / REFERENCE))

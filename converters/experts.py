@@ -21,6 +21,7 @@ from appliance.store.gguf_header import TensorInfo
 from converters.formats import Format, format_for
 from converters.graph import MICROSOFT, Graph
 from converters.source import Source
+from converters.targets import CPU
 
 Rows = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -63,6 +64,8 @@ def mixed(
     **attributes: Any,
 ) -> ir.Value:
     """The output [B,S,hidden] of a node MoE or QMoE for rows x [B,S,hidden] with `scores` [B,S,count]."""
+    if graph.target is not CPU:
+        raise UnsupportedModel(f"a mixture of experts for {graph.target.name}", (CPU.name,))
     count = experts.gate.shape[0]
     (flat,) = graph.node("Reshape", scores, graph.constant(f"rows.{count}", np.array([-1, count])))
     return graph.node(

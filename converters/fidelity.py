@@ -192,6 +192,8 @@ class _Graph:
         }
         binding = self.session.io_binding()
         for name, array in feeds.items():
+            if name not in self.inputs:  # query_seqlens, in a graph of one sequence
+                continue
             binding.bind_cpu_input(name, array)
         for name, value in cache.items():
             binding.bind_ortvalue_input(name, value)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir import serde
 
+from converters.targets import CPU, Target
 from converters.weights import Region, WeightsFile, initializer
 
 MICROSOFT = "com.microsoft"
@@ -23,9 +24,10 @@ IR_VERSION = 10
 class Graph:
     """A graph in the making, over one weights file."""
 
-    def __init__(self, file: WeightsFile, opset: int = OPSET) -> None:
+    def __init__(self, file: WeightsFile, opset: int = OPSET, target: Target = CPU) -> None:
         self.file = file
         self.opset = opset
+        self.target = target
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.nodes: list[ir.Node] = []
@@ -61,9 +63,14 @@ class Graph:
         return value
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """A small initializer inside the graph file itself; the same name is the same value."""
+        """A small initializer inside the graph file itself; the same name is the same value.
+
+        Of float32 it becomes the target's type.
+        """
         if name in self._constants:
             return self._constants[name]
+        if array.dtype == np.float32:
+            array = array.astype(self.target.floats)
         value = ir.Value(
             name=name,
             shape=ir.Shape(array.shape),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -122,31 +122,31 @@ class Recipe:
     def table(self, name: str, shape: tuple[int, int], rows: Callable[[int, int], NDArray[np.float32]]) -> ir.Value:
         """A computed float32 matrix: `rows(start, stop)` gives its rows."""
         if name in self._tables:
-            return self.graph.stored(name, self._tables[name], FLOAT, shape)
-        file = self.graph.file
-        region = self._tables[name] = file.reserve(4 * shape[0] * shape[1])
+            return self.graph.stored(name, self._tables[name], self.graph.target.dtype, shape)
+        file, floats = self.graph.file, self.graph.target.floats
+        region = self._tables[name] = file.reserve(floats.itemsize * shape[0] * shape[1])
         step = max(1, (1 << 20) // shape[1])
 
         def fill() -> None:
             for start in range(0, shape[0], step):
-                file.append(region, rows(start, min(start + step, shape[0])))
+                file.append(region, rows(start, min(start + step, shape[0])).astype(floats))
 
         file.later(fill)
-        return self.graph.stored(name, region, FLOAT, shape)
+        return self.graph.stored(name, region, self.graph.target.dtype, shape)
 
     def _floats(self, name: str, groups: Sequence[Sequence[TensorInfo]], shape: tuple[int, ...]) -> ir.Value:
-        """Groups of tensors on top of each other, the rows of each group in turns, as float32 of a shape."""
-        file = self.graph.file
-        region = file.reserve(4 * int(np.prod(shape)))
+        """Groups of tensors on top of each other, the rows of each group in turns, in the target's type."""
+        file, target = self.graph.file, self.graph.target
+        region = file.reserve(target.floats.itemsize * int(np.prod(shape)))
 
         def fill() -> None:
             for tensors in groups:
                 for parts in in_turns(self.source, tensors):
-                    file.append(region, np.stack([values for _, values in parts], axis=1))
+                    file.append(region, np.stack([values for _, values in parts], axis=1).astype(target.floats))
                     self.progress(sum(raw.nbytes for raw, _ in parts))
 
         file.later(fill)
-        return self.graph.stored(name, region, FLOAT, shape)
+        return self.graph.stored(name, region, target.dtype, shape)
 
     def _bias(self, names: Sequence[str], tensors: Sequence[TensorInfo]) -> ir.Value | None:
         present = [self.source.tensors.get(f"{name}.bias") for name in names]
@@ -191,6 +191,8 @@ class Exact(Recipe):
 
     def embedding(self, ids: ir.Value, name: str) -> ir.Value:
         tensor = self.source.tensors[f"{name}.weight"]
+        if not self.graph.target.packed_tables:
+            return self.graph.node("Gather", self._floats(f"{name}.table", [[tensor]], tensor.shape), ids, axis=0)[0]
         if tensor.shape[1] % 32:
             raise UnsupportedModel(f"an embedding of {tensor.shape[1]} columns", ("multiples of 32",))
         stored = self._store([tensor], embedding=True)
@@ -199,7 +201,7 @@ class Exact(Recipe):
         inputs = (
             self.graph.stored(f"{name}.table", stored.data, UINT8, table),
             ids,
-            self.graph.stored(f"{name}.table.scales", stored.scales, FLOAT, (stored.rows, stored.columns // block)),
+            self._scales(f"{name}.table", stored),
         )
         axes = {"gather_axis": 0, "quantize_axis": 1}
         return self.graph.node("GatherBlockQuantized", *inputs, domain=MICROSOFT, bits=bits, block_size=block, **axes)[
@@ -213,13 +215,14 @@ class Exact(Recipe):
         name = "+".join(tensor.name for tensor in tensors)
         inputs = [
             self.graph.stored(name, stored.data, UINT8, (rows, blocks, form.block * form.bits // 8)),
-            self.graph.stored(f"{name}.scales", stored.scales, FLOAT, (rows, blocks)),
+            self._scales(name, stored),
         ]
         if form.sums:
             x = with_averages(self.graph, x, SUM_BLOCK, copies(stored.columns // SUM_BLOCK) + 1)
             inputs.append(self.graph.stored(f"{name}.zeros", stored.zeros, UINT8, (rows, (blocks + 1) // 2)))
-        optional = [*inputs[2:], *[None] * (4 - len(inputs)), bias] if bias else inputs[2:]
-        return self.graph.node(
+        fused = bias if self.graph.target.biased_products else None
+        optional = [*inputs[2:], *[None] * (4 - len(inputs)), fused] if fused else inputs[2:]
+        (y,) = self.graph.node(
             "MatMulNBits",
             *(x, *inputs[:2], *optional),
             domain=MICROSOFT,
@@ -228,7 +231,12 @@ class Exact(Recipe):
             bits=form.bits,
             block_size=form.block,
             accuracy_level=4,
-        )[0]
+        )
+        return self.graph.node("Add", y, bias)[0] if bias and not fused else y
+
+    def _scales(self, name: str, stored: Stored) -> ir.Value:
+        shape = stored.rows, stored.form.blocks(stored.columns)
+        return self.graph.stored(f"{name}.scales", stored.scales, self.graph.target.dtype, shape)
 
     def experts(self, x: ir.Value, scores: ir.Value, experts: Experts) -> ir.Value:
         form = experts.form
@@ -278,7 +286,7 @@ class Exact(Recipe):
             rows,
             columns,
             data=file.reserve(rows * blocks * form.block * form.bits // 8),
-            scales=file.reserve(4 * rows * blocks),
+            scales=file.reserve(self.graph.target.floats.itemsize * rows * blocks),
             zeros=file.reserve(rows * ((blocks + 1) // 2) if form.sums else 0),
         )
         file.later(lambda: self._fill(stored, tensors))
@@ -286,12 +294,13 @@ class Exact(Recipe):
         return stored
 
     def _fill(self, stored: Stored, tensors: Sequence[TensorInfo]) -> None:
-        file = self.graph.file
+        file, floats = self.graph.file, self.graph.target.floats
         for tensor in tensors:
             for raw, values in self.source.chunks(tensor):
                 packed = self._pack(tensor, raw, values, stored.form)
+                packed = replace(packed, scales=packed.scales.astype(floats).astype(np.float32))
                 file.append(stored.data, packed.data)
-                file.append(stored.scales, packed.scales)
+                file.append(stored.scales, packed.scales.astype(floats))
                 if packed.zeros is not None:
                     file.append(stored.zeros, packed.zeros)
                 self._account(tensor, values, unpack(packed, stored.form, stored.columns))

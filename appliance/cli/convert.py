@@ -10,7 +10,7 @@ from typing import Any
 
 import rich_click as click
 
-from appliance.bundle import KV_TYPES, RECIPES
+from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.cli.formats import section
 from appliance.cli.progress import Statuses
 from appliance.conversion import run_converter
@@ -28,17 +28,23 @@ WORST_TENSORS = 5  # that are shown
     "--kv", type=click.Choice(KV_TYPES), default="f32", show_default=True, help="How to cache keys and values."
 )
 @click.option(
+    "--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="The provider that will run it."
+)
+@click.option(
     "--check", is_flag=True, help="Hold the bundle against the source's values in float32, and say how close."
 )
-def convert(source: Path, out: Path | None, recipe: str, kv: str, check: bool) -> None:
-    """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE."""
+def convert(source: Path, out: Path | None, recipe: str, kv: str, target: str, check: bool) -> None:
+    """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE.
+
+    A bundle for cuda or directml has a float16 graph that runs one sequence at a time.
+    """
     if not source.exists():
         raise ApplianceError(f"{source} does not exist")
     source = source.resolve() if source.is_dir() else source  # "." has no name
     name = source.name if source.is_dir() else source.stem
-    folder = out or source.with_name(f"{name}.{bundle_name(recipe, kv)}")
+    folder = out or source.with_name(f"{name}.{bundle_name(recipe, kv, target)}")
     with Statuses() as statuses:
-        bundle = asyncio.run(_convert(source, folder, recipe, kv, check, statuses))
+        bundle = asyncio.run(_convert(source, folder, (recipe, kv, target), check, statuses))
     size = sum(path.stat().st_size for path in folder.iterdir())
     click.echo(f"converted '{source}' to '{folder}' ({size / 1e6:.0f} MB)")
     if check:
@@ -46,10 +52,11 @@ def convert(source: Path, out: Path | None, recipe: str, kv: str, check: bool) -
 
 
 async def _convert(
-    source: Path, folder: Path, recipe: str, kv: str, check: bool, statuses: Statuses
+    source: Path, folder: Path, choice: tuple[str, str, str], check: bool, statuses: Statuses
 ) -> Mapping[str, Any]:
-    """Returns the bundle's description."""
-    async with aclosing(run_converter(source, folder, recipe, kv, check=check)) as lines:
+    """`choice` is recipe, KV cache type and target. Returns the bundle's description."""
+    recipe, kv, target = choice
+    async with aclosing(run_converter(source, folder, recipe, kv, check=check, target=target)) as lines:
         async for line in lines:
             if status := line.get("status"):
                 statuses.show(status, line["completed"], line["total"])

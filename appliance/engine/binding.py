@@ -49,6 +49,11 @@ class Bindings:
         return self._logits[:size].reshape(shape)
 
 
+def ragged(session: Any) -> bool:
+    """Whether rows of a run may differ in length; a graph without query_seqlens runs one row at a time."""
+    return any(value.name == "query_seqlens" for value in session.get_inputs())
+
+
 class _Range:
     """A range of slots bound to the session. Bound again: what depends on the width, when the width changes."""
 
@@ -64,7 +69,7 @@ class _Range:
         self._ids = np.zeros((count, 0), np.int64)
         self._logit_rows = np.zeros((count, 0), np.int64)
         for name, array in (
-            ("query_seqlens", self._lengths),
+            *((("query_seqlens", self._lengths),) if ragged(session) else ()),
             ("seqlens_k", self._seqlens),
             ("total_sequence_length", self._total),
         ):

@@ -14,7 +14,7 @@ from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row, SavedPrefix
-from appliance.engine.binding import Bindings
+from appliance.engine.binding import Bindings, ragged
 from appliance.engine.foreign import ForeignBackend
 from appliance.engine.providers import Provider, candidates, session_options
 from appliance.engine.session import open_session
@@ -68,11 +68,14 @@ class OrtBackend:
             graph = open_session(folder / files.MODEL, provider, options)
         self._arena = Arena(bundle, slots, self.capacity, provider.device)
         self.can_copy = self._arena.in_host_memory
+        self._ragged = ragged(graph)
         self._graph = Bindings(graph, self._arena, self.vocab_size)
         self._batch = Bindings(batch, self._arena, self.vocab_size) if batch else None
 
     def run(self, rows: list[Row]) -> list[Logits]:
         """See Backend.run. Many rows, or many tokens of one, go to the batch graph, if there is one."""
+        if not self._ragged:
+            return [self._graph.run([row])[0].copy() for row in rows]
         many = len(rows) >= BATCH_ROWS or len(rows[0].tokens) >= BATCH_TOKENS
         return (self._batch if self._batch and many else self._graph).run(rows)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from appliance.bundle import KV_TYPES, RECIPES
+from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.core import Capability, Message, ModelDetails, ModelFacts, ModelSummary
 from appliance.errors import ApplianceError, BlobNotFound, CorruptManifest, UnsupportedModel
 from appliance.store import capabilities, details
@@ -93,9 +93,9 @@ class StoredModel:
             raise UnsupportedModel(f"'{self.name.short}' has no GGUF layer, and its format", FORMATS)
         return self.parts
 
-    def bundle_path(self, recipe: str, kv: str = "f32") -> Path:
+    def bundle_path(self, recipe: str, kv: str = "f32", target: str = "cpu") -> Path:
         """The folder of a bundle made of its parts, whether or not it exists."""
-        return bundle_path(self.derived, self.model_digest, recipe, kv)
+        return bundle_path(self.derived, self.model_digest, recipe, kv, target)
 
     @cached_property
     def template(self) -> str:
@@ -196,16 +196,17 @@ class StoredModel:
         return CorruptManifest(f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})")
 
 
-def bundle_path(derived: Path, digest: str, recipe: str, kv: str = "f32") -> Path:
+def bundle_path(derived: Path, digest: str, recipe: str, kv: str = "f32", target: str = "cpu") -> Path:
     """Where under `derived` the bundle of a network with this digest, recipe and KV cache type belongs."""
-    if recipe not in RECIPES or kv not in KV_TYPES:
-        raise ValueError(f"{recipe!r} with {kv!r} is no recipe")
-    return derived / hex_of(digest) / bundle_name(recipe, kv)
+    if recipe not in RECIPES or kv not in KV_TYPES or target not in TARGETS:
+        raise ValueError(f"{recipe!r} with {kv!r} for {target!r} is no recipe")
+    return derived / hex_of(digest) / bundle_name(recipe, kv, target)
 
 
-def bundle_name(recipe: str, kv: str) -> str:
+def bundle_name(recipe: str, kv: str, target: str = "cpu") -> str:
     """The name of a bundle's folder."""
-    return recipe if kv == "f32" else f"{recipe}-kv-{kv}"
+    name = recipe if kv == "f32" else f"{recipe}-kv-{kv}"
+    return name if target == "cpu" else f"{name}-{target}"
 
 
 def _writable(value: Any) -> Any:

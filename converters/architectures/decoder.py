@@ -160,7 +160,7 @@ class Step:
         self.ids = graph.input("input_ids", int64, ("B", "S"))
         self.lengths = graph.input("seqlens_k", int32, ("B",))
         self.total = graph.input("total_sequence_length", int32, ())
-        self.queries = graph.input("query_seqlens", int32, ("B",))
+        self.queries = graph.input("query_seqlens", int32, ("B",)) if graph.target.ragged else None
         logit_rows = graph.input("logit_rows", int64, ("B", "R"))
         (self.wanted,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
 
@@ -230,7 +230,7 @@ def attention(
     """
     graph, shape = step.graph, ("B", config.kv_heads, "C", config.head_dim)
     names = [f"{kind}.{index}" for kind in ("key", "value")]
-    past = [graph.input(f"past_{name}", ir.DataType.FLOAT, shape) for name in names]
+    past = [graph.input(f"past_{name}", graph.target.dtype, shape) for name in names]
     queries_keys_values = [*qkv, None, None][:3]
     optional = {"rotary_interleaved": int(rope.interleaved)} if rope else {}
     optional |= {"local_window_size": window} if 0 < window < config.context_length else {}
@@ -238,7 +238,7 @@ def attention(
         "GroupQueryAttention",
         *(*queries_keys_values, *past, step.lengths, step.total),
         *((rope.cos, rope.sin) if rope else (None, None)),
-        *(*[None] * 7, step.queries),
+        *((*[None] * 7, step.queries) if step.queries is not None else ()),
         domain=MICROSOFT,
         outputs=3,
         num_heads=config.heads,
@@ -249,7 +249,7 @@ def attention(
         **({"softcap": softcap} if softcap else {}),
     )
     for name, value in zip(names, present, strict=True):
-        graph.output(value, f"present_{name}", shape)
+        graph.output(value, f"present_{name}", shape, graph.target.dtype)
     return x
 
 
@@ -299,4 +299,6 @@ def head(
         (logits,) = graph.node("Tanh", logits)
         scale = softcap
     logits = scaled(graph, logits, scale, "logits.scale")
+    if graph.target.dtype != ir.DataType.FLOAT:
+        (logits,) = graph.node("Cast", logits, to=ir.DataType.FLOAT)
     graph.output(logits, "logits", ("B", "R", config.vocab_size))

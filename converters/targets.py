@@ -1,0 +1,47 @@
+"""What graphs for each execution provider are made of.
+
+    cpu       float32; attention takes rows of different length in one run (query_seqlens)
+    cuda      float16; one sequence in each run: the released onnxruntime-gpu has no query_seqlens yet
+    directml  float16; one sequence; embeddings are looked up in float16, and biases added by a node of their own
+
+Which operators and inputs a provider has is read from ONNX Runtime's list of kernels and DirectML's MatMulNBits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An execution provider's graph. `dtype` is that of activations, scales and the KV cache.
+
+    `ragged`: GroupQueryAttention has the input query_seqlens. `packed_tables`: GatherBlockQuantized is there.
+    `biased_products`: MatMulNBits has the input bias.
+    """
+
+    name: str
+    dtype: ir.DataType
+    ragged: bool = False
+    packed_tables: bool = True
+    biased_products: bool = True
+
+    @property
+    def floats(self) -> np.dtype[Any]:
+        """`dtype` as numpy has it."""
+        return self.dtype.numpy()
+
+    @property
+    def kv_dtype(self) -> str:
+        """`dtype` as a bundle's description has it."""
+        return str(self.floats)
+
+
+CPU = Target("cpu", ir.DataType.FLOAT, ragged=True)
+CUDA = Target("cuda", ir.DataType.FLOAT16)
+DIRECTML = Target("directml", ir.DataType.FLOAT16, packed_tables=False, biased_products=False)
+TARGETS = {target.name: target for target in (CPU, CUDA, DIRECTML)}

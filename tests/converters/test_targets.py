@@ -1,0 +1,139 @@
+"""Graphs for CUDA and DirectML. No such device is here: what can be held against the CPU's graph, is.
+
+Each graph passes onnx's checker and ONNX Runtime's strict shape inference, has only operators and inputs that its
+provider has kernels for, and computes on the CPU provider what the float32 graph computes, within float16.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from appliance.bundle import MODEL, Bundle, read_description
+from appliance.engine import providers
+from appliance.engine.backend import Row
+from appliance.engine.ort import OrtBackend
+from appliance.errors import UnsupportedModel
+from converters.bundle import convert
+from tests.tiny_model import write_tiny_gguf
+
+TOKENS = tuple(int(token) for token in np.random.default_rng(6).integers(0, 256, 60))
+HALF = 0.02  # of the logits' root mean square: float16 has 11 bits
+
+
+def biased_gguf(path: Path) -> Path:
+    """A tiny model with biases and a tied, quantised embedding: what the targets treat differently."""
+    rng = np.random.default_rng(1)
+    biases = {
+        f"blk.{layer}.{name}.bias": rng.standard_normal(size).astype(np.float32)
+        for layer in range(2)
+        for name, size in (("attn_q", 64), ("attn_k", 32), ("attn_v", 32), ("attn_output", 64))
+    }
+    return write_tiny_gguf(path, tied=True, tensor_type="Q8_0", tensors=biases)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles of one source, by recipe and target."""
+    folder = tmp_path_factory.mktemp("targets")
+    source = biased_gguf(folder / "tiny.gguf")
+    for recipe in ("fp32", "exact"):
+        for target in ("cpu", "cuda", "directml"):
+            convert(source, folder / f"{recipe}-{target}", recipe, target=target)
+    return folder
+
+
+def opened(folder: Path) -> OrtBackend:
+    return OrtBackend(folder, read_description(folder), slots=3, provider=providers.CPU, threads=1)
+
+
+def logits(folder: Path) -> np.ndarray:
+    backend = opened(folder)
+    result = backend.run([Row(0, 0, TOKENS, logits=60)])[0].copy()
+    backend.close()
+    return result
+
+
+def error(mine: np.ndarray, reference: np.ndarray) -> float:
+    """The root mean square of the difference, of the reference's own."""
+    return float(np.sqrt(((mine - reference) ** 2).mean() / (reference**2).mean()))
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_a_target_computes_what_the_cpu_computes(folder: Path, target: str) -> None:
+    reference, mine = logits(folder / "fp32-cpu"), logits(folder / f"fp32-{target}")
+    assert mine.dtype == np.float32
+    assert 0 < error(mine, reference) < HALF
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_quantised_weights_are_as_close_as_on_the_cpu(folder: Path, target: str) -> None:
+    reference = logits(folder / "fp32-cpu")
+    assert error(logits(folder / f"exact-{target}"), reference) < error(logits(folder / "exact-cpu"), reference) + HALF
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_rows_take_turns_and_go_on_from_their_caches(folder: Path, target: str) -> None:
+    backend = opened(folder / f"exact-{target}")
+    whole = backend.run([Row(0, 0, TOKENS, logits=60)])[0].copy()
+    backend.run([Row(0, 0, TOKENS[:9], logits=0), Row(2, 0, TOKENS[:30], logits=0)])
+    rows = [Row(0, 9, TOKENS[9:12], logits=2), Row(1, 0, TOKENS[:5]), Row(2, 30, TOKENS[30:31])]
+    for mine, expected in zip(backend.run(rows), (whole[10:12], whole[4:5], whole[30:31]), strict=True):
+        assert error(mine, expected) < HALF
+    backend.close()
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_the_bundle_says_what_it_is_for(folder: Path, target: str) -> None:
+    bundle: Bundle = read_description(folder / f"exact-{target}")
+    assert (bundle.target, bundle.kv_dtype) == (target, "float16")
+    assert bundle.kv_bytes_per_token * 2 == read_description(folder / "exact-cpu").kv_bytes_per_token
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda", "directml"])
+@pytest.mark.parametrize("recipe", ["fp32", "exact"])
+def test_types_and_shapes_fit_together(folder: Path, recipe: str, target: str) -> None:
+    path = folder / f"{recipe}-{target}" / MODEL
+    model = onnx.load(path, load_external_data=False)
+    versions = {each.domain: each.version for each in model.opset_import}
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = model.ir_version, versions
+    for node in model.graph.node:
+        if onnx.defs.has(node.op_type, versions[""], node.domain):  # the others are ONNX Runtime's own
+            onnx.checker.check_node(node, context)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.strict_shape_type_inference", "1")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wanted = onnx.TensorProto.FLOAT if target == "cpu" else onnx.TensorProto.FLOAT16
+    caches = [value for value in (*model.graph.input, *model.graph.output) if value.name.startswith(("past", "pres"))]
+    assert len(caches) == 8
+    assert {value.type.tensor_type.elem_type for value in caches} == {wanted}
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16} - {wanted}
+    assert not [each.name for each in model.graph.initializer if each.data_type in floats]
+
+
+def test_no_graph_for_an_accelerator_has_what_its_provider_lacks(folder: Path) -> None:
+    graphs = {target: onnx.load(folder / f"exact-{target}" / MODEL, load_external_data=False).graph
+              for target in ("cpu", "cuda", "directml")}  # fmt: skip
+    for target, graph in graphs.items():
+        attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+        assert {len(node.input) for node in attention} == {17 if target == "cpu" else 9}
+        assert ("query_seqlens" in [value.name for value in graph.input]) == (target == "cpu")
+    kinds = Counter(node.op_type for node in graphs["directml"].node)
+    assert "GatherBlockQuantized" not in kinds
+    assert {len(node.input) for node in graphs["directml"].node if node.op_type == "MatMulNBits"} == {3}
+    assert "GatherBlockQuantized" in {node.op_type for node in graphs["cuda"].node}
+
+
+@pytest.mark.parametrize(("recipe", "kv"), [("int8-rotated", "f32"), ("exact", "q8_0")])
+def test_what_a_provider_has_no_kernels_for_is_refused(tmp_path: Path, recipe: str, kv: str) -> None:
+    source = write_tiny_gguf(tmp_path / "tiny.gguf")
+    with pytest.raises(UnsupportedModel, match=f"recipe {recipe} with KV cache {kv} for cuda"):
+        convert(source, tmp_path / "bundle", recipe, kv=kv, target="cuda")
+    with pytest.raises(UnsupportedModel, match="target 'tpu'"):
+        convert(source, tmp_path / "bundle", target="tpu")
