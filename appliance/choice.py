@@ -23,7 +23,7 @@ from appliance.errors import InvalidOption, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
 from appliance.store.footprint import Footprint
-from appliance.store.model import StoredModel, bundle_path
+from appliance.store.model import StoredModel, bundle_name, bundle_path
 from appliance.store.parameters import MODEL_PARAMETERS, check_choice
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,15 @@ class Choice:
     kv: str
     folder: Path  # of its bundle, whether or not that exists
     reason: str
+    target: str = "cpu"
+
+    def on(self, target: str) -> Choice:
+        """The same for another execution provider; accelerators have no int8-rotated and no int8 KV cache."""
+        accelerated = target != "cpu"
+        recipe = "exact" if accelerated and self.recipe == "int8-rotated" else self.recipe
+        kv = "f32" if accelerated else self.kv
+        folder = self.folder.with_name(bundle_name(recipe, kv, target))
+        return Choice(recipe, kv, folder, self.reason, target)
 
 
 class Choices:

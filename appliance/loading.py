@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A load that was decided on: which bundle, for contexts of how many tokens, with how much memory."""
+    """A load that was decided on: which bundle, for contexts of how many tokens, with how much memory.
+
+    `provider` is the one to run it on, whatever `options` would allow besides.
+    """
 
     model: StoredModel
     folder: Path
@@ -36,6 +39,7 @@ class Plan:
     options: LoadOptions
     context: int
     grant: Grant
+    provider: str
 
 
 def load_options(settings: Settings, options: Options) -> LoadOptions:
@@ -65,7 +69,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         plan.folder,
         bundle,
         slots=plan.grant.slots,
-        setting=options.provider,
+        setting=plan.provider,
         threads=options.threads,
         spin=spin,
     )
@@ -100,7 +104,7 @@ def open_embedder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: bo
     """A model that embeds or ranks texts."""
     options, name = plan.options, plan.model.name.short
     encoder = open_encoder(
-        plan.folder, plan.bundle, setting=options.provider, threads=options.threads, spin=spin, name=name
+        plan.folder, plan.bundle, setting=plan.provider, threads=options.threads, spin=spin, name=name
     )
     return EncoderRunner(
         model=plan.model,

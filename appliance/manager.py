@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import Bundle, read_description
+from appliance.bundle import TARGETS, Bundle, read_description
 from appliance.choice import Choice, Choices
 from appliance.config import Settings
 from appliance.conversion import Converter
-from appliance.errors import ConversionFailed, EngineStopped, NotEnoughMemory, ServerBusy
+from appliance.engine.probe import usable
+from appliance.engine.providers import Provider
+from appliance.errors import ConversionFailed, EngineStopped, ModelFileError, NotEnoughMemory, ServerBusy
 from appliance.loading import Plan, load_options, open_runner
 from appliance.memory import Demand, Grant, demand, grant, left_budget_bytes, total_budget_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
@@ -72,7 +74,7 @@ class Manager:
     async def unload(self, model: StoredModel) -> None:
         """Unload now if idle, else when the running requests are done; nothing if not loaded."""
         choice = self._choices.made(model)
-        if choice and (runner := self._runners.get(choice.folder)):
+        for runner in self._loaded(choice) if choice else ():
             runner.keep_alive_s = 0
             if not runner.active:
                 await self._close(runner)
@@ -125,10 +127,15 @@ class Manager:
             raise EngineStopped("the server is shutting down")
 
     def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
-        runner = self._runners.get(self.choice(model).folder)
-        if runner and runner.alive and not runner.draining and runner.load_options == wanted:
-            return runner
+        for runner in self._loaded(self.choice(model)):
+            if runner.alive and not runner.draining and runner.load_options == wanted:
+                return runner
         return None
+
+    def _loaded(self, choice: Choice) -> list[Runner]:
+        """What is loaded of a choice, on whichever provider."""
+        folders = {choice.on(target).folder for target in TARGETS}
+        return [runner for folder, runner in self._runners.items() if folder in folders]
 
     def _hold(self, runner: Runner) -> Runner:
         runner.active += 1
@@ -171,16 +178,27 @@ class Manager:
         await asyncio.shield(task)
 
     async def _load(self, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner:
+        """Load on the best execution provider that can run the model; the log says why a better one cannot."""
+        *better, last = await asyncio.to_thread(usable, wanted.provider)
+        for provider in better:
+            try:
+                return await self._load_on(provider, model, options, wanted)
+            except (ModelFileError, ConversionFailed) as error:
+                log.warning("%s cannot run %s, trying the next: %s", provider.label, model.name.short, error)
+        return await self._load_on(last, model, options, wanted)
+
+    async def _load_on(self, provider: Provider, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner:
         choice = self.choice(model)
-        folder = choice.folder
-        if stale := self._runners.get(folder):  # other load options, or its engine has died
+        for stale in self._loaded(choice):  # other load options, or its engine has died
             await self._drain(stale)
+        choice = choice.on(target_of(model, provider))
+        folder = choice.folder
         await self._convert(model, choice)
         bundle = await asyncio.to_thread(read_description, folder)
         context = self._context_for(options, bundle)
         size = sum(file.stat().st_size for file in folder.iterdir())
         granted = await self._make_room(demand(self._settings, bundle, size, context))
-        runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted))
+        runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted, provider.setting))
         self._runners[folder] = runner
         cache = f", KV cache {choice.kv}" if bundle.kind == "decoder" else ""
         log.info(
@@ -194,7 +212,9 @@ class Manager:
         limit = self._settings.load_timeout_s
         delay = None if math.isinf(limit) else limit
         source = await asyncio.to_thread(model.source)
-        ensure = self._converter.ensure(source, model.model_digest, choice.folder, choice.recipe, choice.kv)
+        ensure = self._converter.ensure(
+            source, model.model_digest, choice.folder, choice.recipe, choice.kv, choice.target
+        )
         try:
             async with asyncio.timeout(delay) as timer, contextlib.aclosing(ensure) as progress:
                 async for _ in progress:
@@ -248,6 +268,14 @@ class Manager:
         finally:  # the client that wanted the room may have left
             runner.draining = False
         await self._close(runner)
+
+
+def target_of(model: StoredModel, provider: Provider) -> str:
+    """What a model's bundle for this provider is made for: embeddings and graphs of others have one for all."""
+    assert model.header
+    assert model.parts
+    as_it_is = model.parts.format == "onnx" or model.header.footprint.encodes
+    return "cpu" if as_it_is else provider.setting
 
 
 async def discard(opening: asyncio.Future[Runner]) -> None:

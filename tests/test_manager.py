@@ -504,3 +504,47 @@ def test_nothing_loads_after_close(play: Play) -> None:
             await world.use("a")
 
     play(scenario)
+
+
+LAME = replace(providers.CUDA, name="NoSuchExecutionProvider")
+DISGUISED = replace(providers.CUDA, name="CPUExecutionProvider", device="cpu")
+"""CUDA's place taken by the CPU provider: the graph for CUDA runs, in float16."""
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_cannot_run_the_model_is_passed_over_once_and_aloud(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("appliance.manager.usable", lambda setting: (LAME, providers.CPU))
+    monkeypatch.setattr("appliance.engine.ort.candidates", lambda name: [LAME if name == "cuda" else providers.CPU])
+
+    async def scenario(world: World) -> None:
+        runner = await world.use("a")
+        assert (runner.provider, runner.bundle.target, runner.folder.name) == ("CPU", "cpu", "exact")
+        assert "CUDA cannot run a:latest, trying the next: ONNX Runtime cannot load the graph" in caplog.text
+        caplog.clear()
+        assert await world.use("a") is runner
+        assert not caplog.records
+        await world.manager.unload(world.model("a"))
+        assert not world.loaded
+
+    play(scenario)
+
+
+def test_an_accelerator_gets_the_graph_that_is_made_for_it(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.manager.usable", lambda setting: (DISGUISED,))
+    monkeypatch.setattr("appliance.engine.ort.candidates", lambda setting: [DISGUISED])
+    monkeypatch.setattr(providers, "CPU", DISGUISED)  # so that it may fall back on itself
+
+    async def scenario(world: World) -> None:
+        runner = await world.use("a")
+        assert (runner.bundle.target, runner.bundle.kv_dtype, runner.folder.name) == ("cuda", "float16", "exact-cuda")
+        assert await world.use("a") is runner
+
+    play(scenario)
+    monkeypatch.undo()
+
+    async def on_the_cpu(world: World) -> None:
+        assert (await world.use("a", num_gpu=0)).bundle.target == "cpu"
+
+    play(on_the_cpu)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from appliance.engine.providers import BEST_FIRST, CUDA, Provider, session_options
-from appliance.errors import ApplianceError
+from appliance.config import AUTO
+from appliance.engine.providers import BEST_FIRST, CPU, CUDA, Provider, candidates, session_options
+from appliance.errors import ApplianceError, ModelFileError
+
+log = logging.getLogger(__name__)
 
 NEGATION = (  # an ONNX model of one node, y = -x over float32 [1], opset 13
     b'\x08\x08:2\n\x0b\n\x01x\x12\x01y"\x03Neg\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
@@ -36,6 +41,24 @@ def probe_all(available: list[str] | None = None) -> list[Probe]:
     ort.set_default_logger_severity(LOG_FATAL)
     installed = ort.get_available_providers() if available is None else available
     return [Probe(provider, _why_not(provider, installed)) for provider in BEST_FIRST]
+
+
+@lru_cache
+def usable(setting: str) -> tuple[Provider, ...]:
+    """The providers for `setting` that start here, best first; the log says, once, why a better one does not.
+
+    Raises ModelFileError when none does, and what `candidates` does.
+    """
+    found = []
+    for provider in candidates(setting):
+        reason = "" if provider is CPU else _why_not(provider, ort.get_available_providers())
+        if not reason:
+            found.append(provider)
+        elif setting != AUTO:
+            raise ModelFileError(f"{provider.label} does not start here: {reason}")
+        else:
+            log.warning("%s does not start here, trying the next provider: %s", provider.label, reason)
+    return tuple(found)
 
 
 def missing_library(provider: Provider) -> str:
