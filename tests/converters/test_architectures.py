@@ -19,6 +19,7 @@ from converters.architectures import ARCHITECTURES, decoder, gemma3
 from converters.architectures.keys import Keys
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Reference, make
+from tests.converters.oracle.writing import write_gguf
 from tests.converters.running import Decoder
 
 # One case of each architecture that has as many of its features as fit together.
@@ -101,13 +102,31 @@ def test_long_factors_are_left_out_with_the_texts_that_need_them(tmp_path: Path)
     equal(Decoder(tmp_path / "fp32", capacity=trained).all_logits(reference.ids[:trained]), expected)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "phi3-long", "qwen3"])
-def test_tables_of_positions_count_in_the_estimate_of_a_bundle(made: Make, name: str) -> None:
-    source = made(name).gguf
+@pytest.mark.parametrize(
+    ("name", "tensor_type"), [("gemma3", "F32"), ("phi3-long", "F32"), ("qwen3", "F32"), ("qwen3moe", "Q4_1")]
+)
+def test_tables_of_positions_and_experts_count_in_the_estimate_of_a_bundle(
+    made: Make, name: str, tensor_type: str
+) -> None:
+    source = made(name, tensor_type).gguf
     estimate, folder = footprint(read_header(source)), source.with_name("estimated")
     bundle = convert(source, folder, "exact")
     assert estimate.context_tokens == bundle.context_length
     assert estimate.weights["exact"] == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05)
+
+
+def test_granite_without_a_rotary_embedding(made: Make, tmp_path: Path) -> None:
+    """Some of Granite 4; where all positions are 0, nothing turns in transformers' model either."""
+    reference = made("granite")
+    model = AutoModelForCausalLM.from_pretrained(reference.folder, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        positions = torch.zeros(1, len(reference.ids), dtype=torch.long)
+        expected = model(torch.tensor([reference.ids]), position_ids=positions).logits[0].numpy()
+        weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    config = model.config.to_dict() | {"position_embedding_type": "nope"}
+    convert(write_gguf(tmp_path / "model.gguf", "granite", config, weights, "F32"), tmp_path / "fp32", "fp32")
+    equal(Decoder(tmp_path / "fp32").all_logits(reference.ids), expected)
+    assert abs(expected - reference.logits).max() > 0.1
 
 
 def test_keys_of_gemma_3_as_ollama_writes_them(made: Make) -> None:

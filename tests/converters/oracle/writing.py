@@ -112,6 +112,7 @@ def soft_caps(config: dict[str, Any]) -> dict[str, Any]:
 
 def granite(config: dict[str, Any]) -> dict[str, Any]:
     return {
+        "rope.scaling.finetuned": config.get("position_embedding_type", "rope") == "rope",
         "attention.scale": config["attention_multiplier"],
         "embedding_scale": config["embedding_multiplier"],
         "residual_scale": config["residual_multiplier"],
