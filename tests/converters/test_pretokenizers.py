@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from converters.tokenizers import read_vocabulary
 from converters.tokenizers.pretokenizers import PRE_TOKENIZERS
 from tests.tiny_model import byte_tokens
-from tests.tiny_vocabulary import SAMPLES, byte_level, encode
+from tests.tiny_vocabulary import ALPHABET, SAMPLES, byte_level, encode
 
 CONTRACTION = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
@@ -156,6 +158,22 @@ def test_pre_tokenizer(name: str) -> None:
         assert vocabulary.tokenizer.decode(ids) == text
 
 
+@pytest.fixture(scope="module")
+def cutters() -> dict[str, Any]:
+    """Every pre-tokenizer that cuts."""
+    metadata = {**byte_level(), "tokenizer.ggml.add_sep_token": False}
+    return {
+        name: read_vocabulary({**metadata, "tokenizer.ggml.pre": name}).tokenizer.pre_tokenizer for name in PATTERNS
+    }
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=st.text(alphabet=ALPHABET + "'Dd123Ll\r…。ا۔あア가ㄅ٣½Ⅷ😀\u200d\u0e40", max_size=30))
+def test_any_text_is_cut_alike(cutters: dict[str, Any], text: str) -> None:
+    for name, cutter in cutters.items():
+        assert cut(cutter, text) == pieces(text, PATTERNS[name]), name
+
+
 def test_whole_words_are_taken_before_merging() -> None:
     """A token that no merge leads to is found by the families that look for whole words, and by no other."""
     trained = byte_level()
@@ -185,9 +203,8 @@ def test_whole_words_are_taken_before_merging() -> None:
 )
 def test_what_a_text_is_cut_into(name: str, text: str, expected: list[str]) -> None:
     cutter = read_vocabulary({**byte_level(), "tokenizer.ggml.pre": name}).tokenizer.pre_tokenizer
-    found = [text.encode()[start:end] for start, end in _byte_spans(cutter.pre_tokenize_str(text), text)]
-    assert [piece.decode() for piece in found] == expected
+    assert cut(cutter, text) == expected
 
 
-def _byte_spans(cut: list[tuple[str, tuple[int, int]]], text: str) -> list[tuple[int, int]]:
-    return [(len(text[:start].encode()), len(text[:end].encode())) for _, (start, end) in cut]
+def cut(cutter: Any, text: str) -> list[str]:
+    return [text[start:end] for _, (start, end) in cutter.pre_tokenize_str(text)]
