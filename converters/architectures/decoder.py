@@ -97,9 +97,9 @@ def windowed(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ..
     `attention.sliding_window_pattern` is a list of truth values, or the number of layers of which the last sees all.
     """
     given = keys.any("attention.sliding_window_pattern")
-    if type(given) is int and 0 < given <= layers:
-        given = [*[True] * (given - 1), False]
     pattern = default if given is None else given
+    if type(given) is int and given > 0:
+        pattern = [*[True] * (min(given, layers + 1) - 1), False]
     if not isinstance(pattern, Sequence) or not pattern or not all(type(value) is bool for value in pattern):
         raise NotGGUF(f"a damaged model: {keys.name}.attention.sliding_window_pattern is {str(given)[:40]}")
     return tuple(pattern[index % len(pattern)] for index in range(layers))

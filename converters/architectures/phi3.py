@@ -39,7 +39,8 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     keys = Keys(NAME, metadata)
     dimensions = decoder.dimensions(keys, tensors)
     rope = read_rope(keys, dimensions["head_dim"], interleaved=False, factors=SHORT, kinds=(*SCALINGS, "longrope"))
-    if SHORT in tensors:
+    longrope = SHORT in tensors or keys.any("rope.scaling.type") == "longrope"
+    if longrope:
         rope = replace(rope, magnitude=keys.number("rope.scaling.attn_factor", 1.0))
         trained = keys.integer("rope.scaling.original_context_length")
         dimensions["context_length"] = min(trained, dimensions["context_length"])
@@ -47,7 +48,8 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     keys.refuse_others(decoder.NEUTRAL)
 
     expected = decoder.outer_shapes(config) | in_layers(config.layers, layer_shapes(config))
-    check_tensors(NAME, tensors, expected, dict.fromkeys((SHORT, LONG), (rope.size // 2,)))
+    factors: Shapes = dict.fromkeys((SHORT, LONG), (rope.size // 2,))
+    check_tensors(NAME, tensors, expected | factors if longrope else expected, {})
     return config
 
 

@@ -15,7 +15,7 @@ from appliance.bundle import BATCH, MODEL, WEIGHTS
 from appliance.errors import NotGGUF, UnsupportedModel
 from appliance.store.footprint import footprint
 from appliance.store.gguf_header import read_header
-from converters.architectures import ARCHITECTURES, decoder, gemma3
+from converters.architectures import ARCHITECTURES, decoder, gemma3, phi3
 from converters.architectures.keys import Keys
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Reference, make
@@ -129,6 +129,13 @@ def test_granite_without_a_rotary_embedding(made: Make, tmp_path: Path) -> None:
     assert abs(expected - reference.logits).max() > 0.1
 
 
+def test_long_factors_that_are_missing(made: Make) -> None:
+    header = read_header(made("phi3-long").gguf)
+    tensors = {tensor.name: tensor for tensor in header.tensors if tensor.name != phi3.SHORT}
+    with pytest.raises(NotGGUF, match=r"tensor rope_factors_short\.weight is missing"):
+        phi3.read_config(header.metadata, tensors)
+
+
 def test_keys_of_gemma_3_as_ollama_writes_them(made: Make) -> None:
     header = read_header(made("gemma3").gguf)
     tensors = {tensor.name: tensor for tensor in header.tensors}
@@ -144,6 +151,8 @@ def test_keys_of_gemma_3_as_ollama_writes_them(made: Make) -> None:
     [
         (None, [True, True, False, True, True, False, True]),
         (2, [True, False] * 3 + [True]),
+        (1, [False] * 7),
+        (9, [True] * 7),
         ([False, True, True, True, True, True, True], [False] + [True] * 6),
     ],
 )
@@ -152,7 +161,7 @@ def test_patterns_of_windows(pattern: object, expected: list[bool]) -> None:
     assert decoder.windowed(keys, 7, (True, True, False)) == tuple(expected)
 
 
-@pytest.mark.parametrize("pattern", [0, 9, -1, "2", [], [1, 0], 2.0])
+@pytest.mark.parametrize("pattern", [0, -1, "2", [], [1, 0], 2.0])
 def test_patterns_that_are_none(pattern: object) -> None:
     with pytest.raises(NotGGUF, match=r"x\.attention\.sliding_window_pattern is"):
         decoder.windowed(Keys("x", {"x.attention.sliding_window_pattern": pattern}), 7, (True, False))
