@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,7 @@ def test_a_folder_too(appliance: Run, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_check_says_how_close_the_bundle_is(appliance: Run, tmp_path: Path) -> None:
     outcome = appliance("convert", str(write_tiny_gguf(tmp_path / "tiny.gguf")), "--check")
     assert outcome.code == 0, outcome.err
-    lines = [line.split("    ") for line in outcome.out.splitlines()]
-    rows = {cells[1].strip(): cells[2].strip() for cells in lines if len(cells) > 2 and not cells[0].strip()}
+    rows = dict(re.findall(r"^    (\S.*?) {2,}(\S.*?) *$", outcome.out, re.MULTILINE))
     difference = float(rows["NLL"]) - float(rows["source's NLL"])
     assert float(rows["difference"]) == pytest.approx(difference, abs=2e-4)
     assert rows["same first choice"].endswith(" %")
