@@ -42,9 +42,16 @@ class Converter:
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(
-        self, source: Path, digest: str, folder: Path, recipe: str, kv: str, target: str = "cpu"
+        self,
+        source: Path,
+        digest: str,
+        folder: Path,
+        recipe: str,
+        kv: str,
+        target: str = "cpu",
+        adapter: Path | None = None,
     ) -> AsyncGenerator[Progress, None]:
-        """Convert `source` into `folder` unless a current bundle is there already.
+        """Convert `source`, with an adapter merged into it, into `folder` unless a current bundle is there already.
 
         `digest` only names the source in the progress. Closing the generator kills the conversion.
         Raises what the converter reports: UnsupportedModel, NotGGUF, NotEnoughDisk, ConversionFailed, ...
@@ -52,7 +59,8 @@ class Converter:
         async with self._locks[folder]:
             if await asyncio.to_thread(prepare, folder):
                 return
-            async with contextlib.aclosing(run_converter(source, folder, recipe, kv, target=target)) as lines:
+            running = run_converter(source, folder, recipe, kv, adapter=adapter, target=target)
+            async with contextlib.aclosing(running) as lines:
                 async for line in lines:
                     if "status" in line:
                         total, completed = line.get("total", 0), line.get("completed", 0)
@@ -60,7 +68,14 @@ class Converter:
 
 
 async def run_converter(
-    source: Path, folder: Path, recipe: str, kv: str, *, check: bool = False, target: str = "cpu"
+    source: Path,
+    folder: Path,
+    recipe: str,
+    kv: str,
+    *,
+    adapter: Path | None = None,
+    check: bool = False,
+    target: str = "cpu",
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Convert in a process of its own: yields the objects it prints, the last with "done" and the "bundle".
 
@@ -68,6 +83,7 @@ async def run_converter(
     generator kills it. However it ends, neither the process nor its partial folder stays behind.
     """
     arguments = [str(source), "--out", str(folder), "--recipe", recipe, "--kv", kv, "--target", target]
+    arguments += ["--adapter", str(adapter)] if adapter else []
     arguments += ["--check"] if check else []
     async with _process(arguments) as process:
         try:
@@ -78,6 +94,13 @@ async def run_converter(
             await _end(process)
             partial = folder.with_name(f"{folder.name}.partial-{process.pid}")
             await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+
+
+async def convert_adapter(adapter: Path, base: Path, target: Path) -> None:
+    """Make the GGUF file `target` of a folder of PEFT's, for the model `base`; raises as `run_converter` does."""
+    async with _process([str(base), "--adapter", str(adapter), "--out", str(target), "--adapter-only"]) as process:
+        async for _ in _lines(process):
+            pass
 
 
 @contextlib.asynccontextmanager

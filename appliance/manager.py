@@ -211,10 +211,9 @@ class Manager:
         """Make the bundle if it is not there. The load timeout counts from the last sign of progress."""
         limit = self._settings.load_timeout_s
         delay = None if math.isinf(limit) else limit
-        source = await asyncio.to_thread(model.source)
-        ensure = self._converter.ensure(
-            source, model.model_digest, choice.folder, choice.recipe, choice.kv, choice.target
-        )
+        source, adapter = await asyncio.to_thread(model.source), model.adapter()
+        wanted = choice.recipe, choice.kv, choice.target
+        ensure = self._converter.ensure(source, model.model_digest, choice.folder, *wanted, adapter)
         try:
             async with asyncio.timeout(delay) as timer, contextlib.aclosing(ensure) as progress:
                 async for _ in progress:

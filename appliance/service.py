@@ -17,7 +17,7 @@ from typing import Any
 from appliance import options
 from appliance.choice import bundle_facts, choose
 from appliance.config import Settings
-from appliance.conversion import Converter
+from appliance.conversion import Converter, convert_adapter
 from appliance.core import (
     BundleFacts,
     Capability,
@@ -44,6 +44,7 @@ from appliance.manager import Manager
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
 from appliance.runner import DecoderRunner, Runner
 from appliance.store import create as creation
+from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
 
@@ -201,16 +202,31 @@ class Service:
             else:
                 yield step
         assert draft is not None
+        if draft.peft:
+            yield Progress("converting adapter")
+            await self._convert_adapter(draft)
         network, store = draft.network, self._store
         footprint = store.headers.facts(network).footprint
         choice = choose(self._settings, network.digest, draft.parameters, footprint, store.derived)
         source = await asyncio.to_thread(network.source, store.blobs, store.derived)
-        ensure = self._converter.ensure(source, network.digest, choice.folder, choice.recipe, choice.kv)
+        adapter = network.adapter_file(store.blobs)
+        wanted = choice.recipe, choice.kv, choice.target
+        ensure = self._converter.ensure(source, network.digest, choice.folder, *wanted, adapter)
         async with contextlib.aclosing(ensure) as steps:
             async for progress in steps:
                 yield draft.conversion(progress)
         async for step in stepped(creation.commit(self._store, draft)):
             yield step
+
+    async def _convert_adapter(self, draft: creation.Draft) -> None:
+        """Make a layer of the draft's files of PEFT's."""
+        store = self._store
+        base = await asyncio.to_thread(draft.network.source, store.blobs, store.derived)
+        with peft_folder(store, draft.peft) as folder:
+            target = folder / "converted.gguf"
+            await convert_adapter(folder, base, target)
+            layer = await asyncio.to_thread(add_converted, store, target)
+        draft.parts.append(creation.Part(layer))
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a blob is in the store; raises InvalidRequest for a malformed digest."""

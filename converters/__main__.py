@@ -1,4 +1,4 @@
-"""`python -m converters SOURCE --out FOLDER [--recipe RECIPE] [--kv TYPE] [--check] [--json]`: convert one model.
+"""`python -m converters SOURCE --out FOLDER [--recipe RECIPE] [--adapter PATH] [--check] [--json]`: convert one model.
 
 With --json every line of standard output is an object: {"status", "completed", "total"} while it works, then
 {"done": true, "bundle": {…}}, or {"error", "kind"} and exit status 1. Without it, progress goes to a terminal's
@@ -19,6 +19,7 @@ from typing import Any
 from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.errors import ApplianceError, ConversionFailed
 from converters.bundle import convert
+from converters.peft import convert_adapter
 
 INTERVAL_S = 0.1
 STATUS = "converting model"
@@ -60,14 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
     parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="the execution provider that will run it")
+    parser.add_argument("--adapter", type=Path, metavar="PATH", help="a LoRA to merge: a GGUF file or a PEFT folder")
+    parser.add_argument("--adapter-only", action="store_true", help="make a GGUF file of a PEFT folder instead")
     parser.add_argument("--check", action="store_true", help="hold the bundle against the source in float32")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
     options = parser.parse_args(arguments)
     reporter = Reporter(options.json)
     try:
-        bundle = convert(
-            options.source, options.out, options.recipe, reporter.progress, options.kv, options.check, options.target
-        )
+        done = _run(options, reporter)
     except ApplianceError as error:
         reporter.error(error)
         return 1
@@ -79,8 +80,17 @@ def main(arguments: list[str] | None = None) -> int:
         reporter.error(ConversionFailed(f"the converter failed: {type(error).__name__}"))
         return 1
     if options.json:
-        reporter.line({"done": True, "bundle": asdict(bundle)})
+        reporter.line({"done": True, **done})
     return 0
+
+
+def _run(options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """What the last line says beside "done"."""
+    if options.adapter_only:
+        convert_adapter(options.adapter, options.source, options.out)
+        return {}
+    wanted = options.recipe, reporter.progress, options.kv, options.check, options.target, options.adapter
+    return {"bundle": asdict(convert(options.source, options.out, *wanted))}
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from converters.kv_cache import cache_in_int8, cache_scales
 from converters.onnx_folder import convert_onnx, is_onnx
 from converters.optimum_export import export
 from converters.partial import whole_or_not
+from converters.peft import open_model
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
 from converters.rotation import Rotated
-from converters.source import Source, open_source
+from converters.source import Source
 from converters.targets import CPU, TARGETS, Target
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
@@ -92,11 +93,13 @@ def convert(
     kv: str = "f32",
     check: bool = False,
     target: str = "cpu",
+    adapter: Path | None = None,
 ) -> Bundle:
     """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
 
-    `target` is the execution provider that will run it. With `check` the bundle is held against the source's values
-    in float32, whatever the recipe; a float16 graph runs on the CPU for that, which takes a minute for 135M weights.
+    `target` is the execution provider that will run it. An adapter, a GGUF file or a folder of PEFT's, is merged into
+    it. With `check` the bundle is held against the source's values in float32, whatever the recipe; a float16 graph
+    runs on the CPU for that, which takes a minute for 135M weights.
 
     Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
     NotEnoughDisk, ConversionFailed, for a check NotEnoughMemory; then nothing stays behind. Partial folders of dead
@@ -106,10 +109,10 @@ def convert(
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
     choice = Choice(recipe, kv, check, known_target(target, recipe, kv))
-    if source.is_dir() and (made := _made_by_others(source, folder, choice)):
+    if source.is_dir() and (made := _made_by_others(source, folder, choice, adapter)):
         progress(1, 1)
         return made
-    with open_source(source) as model:
+    with open_model(source, adapter) as model:
         total = sum(tensor.size for tensor in model.tensors.values())
         meter = _Meter(progress, total)
         plan = make_plan(model, recipe, kv, meter.advance, choice.target)
@@ -119,7 +122,7 @@ def convert(
     return bundle
 
 
-def _made_by_others(source: Path, folder: Path, choice: Choice) -> Bundle | None:
+def _made_by_others(source: Path, folder: Path, choice: Choice, adapter: Path | None) -> Bundle | None:
     """The bundle of a folder with ONNX graphs, or of a model type that only optimum builds; None for any other."""
     files = folder_files(source)
     foreign = CONFIG in files and read_object(files, CONFIG).get("model_type") not in FAMILIES
@@ -127,6 +130,8 @@ def _made_by_others(source: Path, folder: Path, choice: Choice) -> Bundle | None
         return None
     if choice.target is not CPU:
         raise UnsupportedModel(f"target {choice.target.name} for a graph that others made", (CPU.name,))
+    if adapter:
+        raise UnsupportedModel("an adapter for a graph that others made", ("models that are built natively",))
     if choice.check:
         raise UnsupportedModel("a check of a graph that others made", ("models that are built natively",))
     if is_onnx(files):

@@ -17,6 +17,7 @@ CHUNK_BYTES = 2**20
 # A folder holds its weights in one of these forms, the first that matches. Torch's are zip files.
 _WEIGHTS = (
     ("model*.safetensors", "*/model*.safetensors"),
+    ("adapter_model.safetensors",),
     ("consolidated*.safetensors",),
     ("pytorch_model*.bin",),
     ("consolidated*.pth",),

@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.core import CreateRequest, Message, Progress
 from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelFileError, ModelNotFound
+from appliance.store.adapters import ONLY_ONE, gguf_adapter
 from appliance.store.blobs import digest_of, hex_of
 from appliance.store.details import human_count
 from appliance.store.gguf_header import MAGIC
@@ -57,6 +58,7 @@ class Draft:
     config: dict[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     quantizing: str = ""
+    peft: Mapping[str, str] = field(default_factory=dict)  # files of an adapter that is still to be converted
 
     @property
     def network(self) -> Parts:
@@ -69,7 +71,8 @@ class Draft:
     def digests(self) -> set[str]:
         """Every blob it needs, and what names its bundles."""
         parts = parts_of(part.layer for part in self.parts)
-        return {part.layer.digest for part in self.parts} | ({parts.digest} if parts else set())
+        files = {f"sha256:{hex_of(digest)}" for digest in self.peft.values()}
+        return {part.layer.digest for part in self.parts} | files | ({parts.digest} if parts else set())
 
     def conversion(self, progress: Progress) -> Progress:
         """The converter's progress as a stream tells it."""
@@ -97,8 +100,6 @@ def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, 
     name = store.fold(parse_name(request.model))
     _check_files(request.files)
     _check_files(request.adapters)
-    if request.adapters:
-        raise InvalidRequest("adapters are not supported yet")
     draft = Draft(name)
     store.protect(draft)
     inherited: Mapping[str, Any] = {}
@@ -108,6 +109,9 @@ def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, 
         yield from _start_from_files(store, draft, request.files)
     else:
         raise InvalidRequest("neither 'from' or 'files' was specified")
+    if request.adapters:
+        yield Progress("parsing GGUF")
+        _add_adapter(store, draft, request.adapters)
     _describe(store, draft, request)
     recipe = _quantize(draft, request.quantize.upper())
     for warning in sorted(DEPRECATED & request.parameters.keys()):
@@ -216,11 +220,20 @@ def _start_from_folder(store: Store, draft: Draft, files: Mapping[str, str], for
     draft.config = {"model_format": form}
 
 
+def _add_adapter(store: Store, draft: Draft, files: Mapping[str, str]) -> None:
+    if draft.network.adapter:
+        raise InvalidRequest(ONLY_ONE)
+    if layer := gguf_adapter(store, files):
+        draft.parts.append(Part(layer))
+    else:
+        draft.peft = dict(files)
+
+
 def _check_kind(metadata: Mapping[str, Any]) -> None:
     """Raise for GGUF files that are not a whole model by themselves."""
     kind, architecture = metadata.get("general.type"), metadata.get("general.architecture")
     if kind == "adapter":
-        raise InvalidRequest("adapters are not supported yet")
+        raise InvalidRequest("the file is an adapter, which needs a model: give it as one of the adapters")
     if architecture == "clip" or kind in ("mmproj", "projector"):
         raise InvalidRequest("projectors are not supported yet")
 

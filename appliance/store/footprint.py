@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.store.gguf_header import ModelHeader, TensorInfo
@@ -65,8 +65,11 @@ class _Matrix:
     experts: bool
 
 
-def footprint(header: ModelHeader) -> Footprint:
-    """The footprint of a model, whatever its architecture; what the header does not say counts as nothing."""
+def footprint(header: ModelHeader, merged: Collection[str] = ()) -> Footprint:
+    """The footprint of a model, whatever its architecture; what the header does not say counts as nothing.
+
+    The matrices `merged` have an adapter in them, and full precision since.
+    """
     architecture = header.metadata.get("general.architecture")
 
     def count(key: str, otherwise: int = 0) -> int:
@@ -81,7 +84,8 @@ def footprint(header: ModelHeader) -> Footprint:
     context = count("context_length")
     if any(tensor.name == _SHORT_FACTORS for tensor in header.tensors):
         context = min(context, count("rope.scaling.original_context_length", context))
-    matrices = _matrices(header.tensors)
+    tensors = [replace(each, type_name="F32") if each.name in merged else each for each in header.tensors]
+    matrices = _matrices(tensors)
     vectors = 4 * sum(_size(tensor) for tensor in header.tensors if len(tensor.shape) < 2)
     # Cosines and sines for every position.
     rope = _ROPES.get(str(architecture), 1) * 4 * context * count("rope.dimension_count", keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.store.blobs import Blobs
@@ -14,6 +14,7 @@ from appliance.store.hugging_face import read_folder, read_onnx_folder
 from appliance.store.parts import Parts
 from appliance.store.split_gguf import read_split
 
+LORA_A = ".lora_a"  # behind a matrix's name, in a GGUF adapter
 # llama.cpp, enum llama_ftype
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
@@ -75,7 +76,7 @@ def header_of(parts: Parts, blobs: Blobs) -> ModelHeader:
     if parts.format == "onnx":
         return read_onnx_folder(files)
     if parts.single:
-        return read_header(blobs.existing(parts.digest))
+        return read_header(blobs.existing(parts.base_digest))
     return read_split(files.values())
 
 
@@ -93,7 +94,11 @@ class HeaderCache:
         with self._lock:
             known = self._facts.get(parts.digest)
         if known is None:
-            known = facts_of(header_of(parts, self._blobs))
+            header = header_of(parts, self._blobs)
+            known = facts_of(header)
+            if adapter := parts.adapter_file(self._blobs):
+                merged = {tensor.name.removesuffix(LORA_A) for tensor in read_header(adapter).tensors}
+                known = replace(known, footprint=footprint(header, merged))
             with self._lock:
                 self._facts[parts.digest] = known
         return known

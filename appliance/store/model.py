@@ -87,6 +87,11 @@ class StoredModel:
         for kind in unread(self.manifest.layers):
             raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
         self._network().files(self.blobs)
+        self._network().adapter_file(self.blobs)
+
+    def adapter(self) -> Path | None:
+        """The adapter to merge into it, None without one; raises as `source` does."""
+        return self._network().adapter_file(self.blobs)
 
     def _network(self) -> Parts:
         if not self.parts:

@@ -275,7 +275,6 @@ def test_deprecated_parameters_are_named_and_left_out(store: Store, create: Crea
         ({"adapters": {"a.gguf": ""}}, InvalidRequest, "invalid digest format"),
         ({"files": {"a.gguf": "sha256:1"}}, InvalidRequest, "invalid digest format"),
         ({"files": {"a.gguf": f"sha256:{'0' * 64}"}}, BlobNotFound, f'blob "sha256:{"0" * 64}" not found'),
-        ({"adapters": {"a.gguf": f"sha256:{'0' * 64}"}}, InvalidRequest, "adapters are not supported yet"),
     ],
 )
 def test_request_errors(store: Store, fields: dict[str, Any], kind: type[ApplianceError], message: str) -> None:
@@ -325,7 +324,7 @@ def test_a_truncated_gguf(store: Store, make_gguf: MakeGGUF, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general__type": "adapter"}, "adapters are not supported yet"),
+        ({"general__type": "adapter"}, "the file is an adapter, which needs a model: give it as one of the adapters"),
         ({"general__type": "mmproj"}, "projectors are not supported yet"),
         ({"architecture": "clip"}, "projectors are not supported yet"),
     ],
@@ -391,7 +390,7 @@ def test_quantizing_and_a_recipe(create: Create) -> None:
         create("m", {"file_type": 1}, quantize="Q4_K_M", parameters={"recipe": "exact"})
 
 
-@pytest.mark.parametrize("kind", ["adapter", "draft", "tensor", "json"])
+@pytest.mark.parametrize("kind", ["draft", "tensor", "json"])
 def test_sources_with_parts_we_do_not_read(store: Store, create: Create, kind: str) -> None:
     create("base")
     base = store.model("base")

@@ -213,9 +213,9 @@ def test_what_cannot_run(store: Store, create: Create) -> None:
     create("m")
     model = store.model("m")
     model.require_runnable()
-    adapter = Layer("application/vnd.ollama.image.adapter", model.model_digest, 1)
-    store.publish(model.name, [*model.manifest.layers, adapter], b"{}\n")
-    with pytest.raises(UnsupportedModel, match="a layer of the kind adapter"):
+    draft = Layer("application/vnd.ollama.image.draft", model.model_digest, 1)
+    store.publish(model.name, [*model.manifest.layers, draft], b"{}\n")
+    with pytest.raises(UnsupportedModel, match="a layer of the kind draft"):
         store.model("m").require_runnable()
     store.publish(model.name, model.layers("license"), b"{}\n")
     with pytest.raises(UnsupportedModel, match="has no GGUF layer"):
