@@ -124,17 +124,31 @@ def choose(
     if recipe != AUTO:
         source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")
         return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), f"chosen by {source}")
+    made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
+    cache = _cache_bytes(settings, parameters, footprint, kv)
+    recipe, reason = automatic(footprint, cache, total_budget_bytes(settings), made)
+    return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), reason)
+
+
+def shortage(settings: Settings, parameters: Mapping[str, Any], footprint: Footprint, choice: Choice) -> str:
+    """A warning that a model with this choice will not load on this machine; "" for one that will."""
+    size = _size(choice.folder) or footprint.weights.get(choice.recipe, 0)
+    needed = without_cache_bytes(size) + _cache_bytes(settings, parameters, footprint, choice.kv)
+    budget = total_budget_bytes(settings)
+    if needed <= budget:
+        return ""
+    return f"warning: the model will not load: it needs {_mb(needed)} of memory, and models may take {_mb(budget)}"
+
+
+def _cache_bytes(settings: Settings, parameters: Mapping[str, Any], footprint: Footprint, kv: str) -> int:
+    """What one context of the length that a request gets by default takes."""
     wanted = parameters.get("num_ctx")
     context = context_tokens(
         wanted if isinstance(wanted, int) else None,
         settings.context_length or DEFAULT_CONTEXT_TOKENS,
         footprint.context_tokens or DEFAULT_CONTEXT_TOKENS,
     )
-    made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
-    recipe, reason = automatic(
-        footprint, footprint.kv_values * KV_BYTES[kv] * context, total_budget_bytes(settings), made
-    )
-    return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), reason)
+    return footprint.kv_values * KV_BYTES[kv] * context
 
 
 def automatic(footprint: Footprint, cache: int, budget: int, made: Mapping[str, int]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance import errors
 from appliance.bundle import CONVERTER_VERSION, read_description
-from appliance.core import Progress
+from appliance.core import Inspection, Progress, RecipeCost
 from appliance.errors import ApplianceError, ConversionFailed, ModelFileError
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,15 @@ async def run_converter(
             await _end(process)
             partial = folder.with_name(f"{folder.name}.partial-{process.pid}")
             await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+
+
+async def run_inspection(source: Path, adapter: Path | None = None) -> Inspection:
+    """What the headers of a model say; raises as `run_converter` does."""
+    async with _process([str(source), "--inspect", *(["--adapter", str(adapter)] if adapter else [])]) as process:
+        async for line in _lines(process):
+            facts = line
+    costs = {name: RecipeCost(**cost) for name, cost in facts["inspection"].pop("recipes").items()}
+    return Inspection(**facts["inspection"], recipes=costs)
 
 
 async def convert_adapter(adapter: Path, base: Path, target: Path) -> None:

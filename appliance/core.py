@@ -358,6 +358,37 @@ class BundleFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeCost:
+    """What converting with a recipe takes: the bundle, the memory of the conversion, seconds; all but `disk` rough.
+
+    `refused` says why the recipe cannot be used, and then nothing else counts.
+    """
+
+    disk_bytes: int = 0
+    conversion_bytes: int = 0
+    conversion_s: float = 0.0
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What the headers of a model say, before it is converted.
+
+    `refused` is why the converters would not take it, "" if they would. `kv_values` are the numbers that a token adds
+    to the KV cache, `quantised` is whether some matrix has fewer bits than float16.
+    """
+
+    architecture: str = ""
+    kind: str = ""
+    parameters: int = 0
+    context_tokens: int = 0
+    kv_values: int = 0
+    quantised: bool = False
+    refused: str = ""
+    recipes: Mapping[str, RecipeCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDetails:
     """Everything `show` tells about one model."""
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from appliance import options
-from appliance.choice import bundle_facts, choose
+from appliance.choice import bundle_facts, choose, shortage
 from appliance.config import Settings
 from appliance.conversion import Converter, convert_adapter
 from appliance.core import (
@@ -208,6 +208,8 @@ class Service:
         network, store = draft.network, self._store
         footprint = store.headers.facts(network).footprint
         choice = choose(self._settings, network.digest, draft.parameters, footprint, store.derived)
+        if warning := shortage(self._settings, draft.parameters, footprint, choice):
+            yield Progress(warning)
         source = await asyncio.to_thread(network.source, store.blobs, store.derived)
         adapter = network.adapter_file(store.blobs)
         wanted = choice.recipe, choice.kv, choice.target

@@ -19,6 +19,7 @@ from typing import Any
 from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.errors import ApplianceError, ConversionFailed
 from converters.bundle import convert
+from converters.inspection import inspect
 from converters.peft import convert_adapter
 
 INTERVAL_S = 0.1
@@ -57,15 +58,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m converters", description="Convert a GGUF model to an ONNX bundle.")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a GGUF file")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the bundle to make")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle to make")
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
     parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="the execution provider that will run it")
     parser.add_argument("--adapter", type=Path, metavar="PATH", help="a LoRA to merge: a GGUF file or a PEFT folder")
     parser.add_argument("--adapter-only", action="store_true", help="make a GGUF file of a PEFT folder instead")
+    parser.add_argument("--inspect", action="store_true", help="only say what a conversion would take; needs --json")
     parser.add_argument("--check", action="store_true", help="hold the bundle against the source in float32")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
     options = parser.parse_args(arguments)
+    if not (options.out or options.inspect):
+        parser.error("--out says where the bundle is to be")
     reporter = Reporter(options.json)
     try:
         done = _run(options, reporter)
@@ -86,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """What the last line says beside "done"."""
+    if options.inspect:
+        return {"inspection": asdict(inspect(options.source, options.adapter))}
     if options.adapter_only:
         convert_adapter(options.adapter, options.source, options.out)
         return {}

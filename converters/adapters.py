@@ -122,7 +122,7 @@ class Adapted:
     def __init__(self, base: Source, adapter: Adapter) -> None:
         """Both stay open where it fails. Raises UnsupportedModel for an adapter that was made for another model."""
         self.base, self.adapter = base, adapter
-        self.path = base.path
+        self.path, self.files = base.path, base.files
         self.metadata: Mapping[str, Any] = base.metadata
         architecture = base.metadata.get("general.architecture")
         if adapter.architecture != architecture:

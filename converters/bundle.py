@@ -148,8 +148,18 @@ def known_target(name: str, recipe: str, kv: str) -> Target:
     return TARGETS[name]
 
 
-def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], None], target: Target = CPU) -> Plan:
-    """Check the model and lay out the whole bundle in memory, except the weights."""
+def make_plan(
+    source: Source,
+    recipe: str,
+    kv: str,
+    progress: Callable[[int], None],
+    target: Target = CPU,
+    vocabulary: Vocabulary | None = None,
+) -> Plan:
+    """Check the model and lay out the whole bundle in memory, except the weights.
+
+    `vocabulary` is the model's, if it has been read for another plan.
+    """
     metadata = source.metadata
     for kind, value, known in (("recipe", recipe, NAMES), ("KV cache type", kv, KV_TYPES)):
         if value not in known:
@@ -162,7 +172,7 @@ def make_plan(source: Source, recipe: str, kv: str, progress: Callable[[int], No
     if metadata.get("general.type", "model") != "model":
         raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
     architecture = ARCHITECTURES[name]
-    vocabulary = read_vocabulary(metadata, source.files)
+    vocabulary = vocabulary or read_vocabulary(metadata, source.files)
     vocabulary.check_decoder()
     config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()
@@ -184,9 +194,8 @@ def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: fl
     """
     reference = _reference(plan, source, choice, folder)
     _write_files(plan, folder)
-    bundle = replace(
-        _description(plan, source, choice.recipe), kv_dtype=choice.target.kv_dtype, target=choice.target.name
-    )
+    bundle = describe(plan, source, choice.recipe, source.digest())
+    bundle = replace(bundle, kv_dtype=choice.target.kv_dtype, target=choice.target.name)
     write_description(folder, bundle)
     if choice.kv != "f32":
         reference = reference or Path(shutil.copy(folder / MODEL, folder / REFERENCE))
@@ -211,7 +220,7 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
     if not choice.check and choice.recipe not in NOT_EXACT:
         return None
     recipe, available = "fp32" if choice.check else "exact", psutil.virtual_memory().available
-    other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0))
+    other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0), vocabulary=plan.vocabulary)
     needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
     if choice.check and needed > available:
         raise NotEnoughMemory(needed, available)
@@ -222,7 +231,7 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
     reference = folder / REFERENCE
     reference.mkdir()
     _write_files(other, reference)
-    write_description(reference, _description(other, source, recipe))
+    write_description(reference, describe(other, source, recipe, ""))
     if isinstance(plan.recipe, FourBits):
         plan.recipe.importance = importance(reference)
     return reference / MODEL if needed <= available else None
@@ -260,7 +269,8 @@ def _write_files(plan: Plan, folder: Path) -> None:
         (folder / CHAT_TEMPLATE).write_text(plan.vocabulary.chat_template, encoding="utf-8")
 
 
-def _description(plan: Plan, source: Source, recipe: str) -> Bundle:
+def describe(plan: Plan, source: Source, recipe: str, digest: str) -> Bundle:
+    """What a bundle says of itself before anything is measured."""
     config, vocabulary = plan.config, plan.vocabulary
     return Bundle(
         architecture=plan.architecture,
@@ -275,7 +285,7 @@ def _description(plan: Plan, source: Source, recipe: str) -> Bundle:
         eos_tokens=vocabulary.eos_tokens,
         add_bos=vocabulary.add_bos,
         recipe=recipe,
-        source_digest=source.digest(),
+        source_digest=digest,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.bundle import WEIGHTS
-from appliance.choice import Choice, automatic, bundle_facts, choose, fidelity_of
+from appliance.choice import Choice, automatic, bundle_facts, choose, fidelity_of, shortage
 from appliance.config import Settings
 from appliance.core import Fidelity, Likeness
 from appliance.errors import InvalidOption
@@ -120,6 +120,19 @@ def test_auto_counts_the_cache_of_the_usual_context(
     budget = room("exact", tokens * 1000 * itemsize)
     assert chosen(tmp_path, parameters, memory_budget_bytes=budget, **settings).recipe == "exact"
     assert chosen(tmp_path, parameters, memory_budget_bytes=budget - 1, **settings).recipe == "compact"
+
+
+def test_a_model_that_will_not_load_is_told_before_it_is_converted(tmp_path: Path) -> None:
+    cache = 4 * 1000 * 4096
+    enough = Settings(memory_budget_bytes=room("exact", cache))
+    choice = choose(enough, DIGEST, {}, QUANTISED, tmp_path)
+    assert shortage(enough, {}, QUANTISED, choice) == ""
+    warning = shortage(enough, {"num_ctx": 8192}, QUANTISED, choice)
+    assert warning.startswith(
+        "warning: the model will not load: it needs 1,338 MB of memory, and models may take 1,321"
+    )
+    int8 = choose(enough, DIGEST, {"num_ctx": 8192, "kv_cache_type": "q8_0"}, QUANTISED, tmp_path)
+    assert shortage(enough, {"num_ctx": 8192}, QUANTISED, int8) == ""
 
 
 def test_auto_finds_the_bundles_that_were_made(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from appliance.cli.convert import convert
 from appliance.cli.cp import cp
 from appliance.cli.create import create
 from appliance.cli.doctor import doctor
+from appliance.cli.inspect import inspect_model
 from appliance.cli.list import list_models
 from appliance.cli.ps import ps
 from appliance.cli.rm import rm
@@ -48,7 +49,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (serve, create, show, run, stop, list_models, ps, cp, rm, convert, doctor):
+for _command in (serve, create, show, run, stop, list_models, ps, cp, rm, convert, inspect_model, doctor):
     cli.add_command(_command, aliases=_command.aliases)
 
 

@@ -88,12 +88,22 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Adapted(reference, folder / "peft", gguf, logits)
 
 
-@pytest.mark.parametrize("base", ["gguf", "folder"])
 @pytest.mark.parametrize("adapter", ["gguf", "peft"])
-def test_logits_are_those_of_peft(adapted: Adapted, tmp_path: Path, base: str, adapter: str) -> None:
-    convert(getattr(adapted.base, base), tmp_path / "b", "fp32", adapter=getattr(adapted, adapter))
+def test_logits_are_those_of_peft(adapted: Adapted, tmp_path: Path, adapter: str) -> None:
+    convert(adapted.base.gguf, tmp_path / "b", "fp32", adapter=getattr(adapted, adapter))
     logits = Decoder(tmp_path / "b").all_logits(adapted.base.ids)
     np.testing.assert_allclose(logits, adapted.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("adapter", ["gguf", "peft"])
+def test_matrices_of_a_folder_are_those_that_peft_merges(adapted: Adapted, adapter: str) -> None:
+    base = AutoModelForCausalLM.from_pretrained(adapted.base.folder, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, adapted.peft).merge_and_unload()
+    weights = {name: parameter.detach().numpy() for name, parameter in merged.named_parameters()}
+    with open_model(adapted.base.folder, getattr(adapted, adapter)) as source:
+        for module, name in (("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("mlp.up_proj", "ffn_up")):
+            found = source.values(source.tensors[f"blk.1.{name}.weight"])
+            np.testing.assert_allclose(found, weights[f"model.layers.1.{module}.weight"], atol=1e-5)
 
 
 def test_in_8_bits_it_is_close(adapted: Adapted, tmp_path: Path) -> None:
