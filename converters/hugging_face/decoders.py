@@ -225,7 +225,7 @@ def _gemma(fields: Fields, architecture: str, metadata: dict[str, Any], made: Ma
     fields.ignore("hidden_act")  # older files name both, and hidden_activation counts
     size = metadata["attention.key_length"]
     usual = size if architecture == "gemma" else 256
-    if (scalar := fields.number("query_pre_attn_scalar", usual)) != size:
+    if (scalar := fields.positive("query_pre_attn_scalar", usual)) != size:
         metadata["attention.scale"] = scalar**-0.5
     return Description(architecture, metadata, made, _tied(fields, True), _text_name, gains_plus_one=True)
 

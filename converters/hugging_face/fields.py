@@ -101,6 +101,13 @@ class Fields:
             raise self._damaged(key, value)
         return float(value)
 
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise self._damaged(key, value)
+        return value
+
     def numbers(self, key: str) -> NDArray[np.float32]:
         """A list of finite numbers."""
         value = self._required(key, None)

@@ -22,10 +22,10 @@ BASE = 10000.0
 def read_rope(fields: Fields, size: int, base: float = BASE) -> tuple[dict[str, Any], Made]:
     """Metadata, and tensors of factors, for a rotation of the first `size` values of each head."""
     scaling = fields.inner("rope_scaling")
-    base = fields.number("rope_theta", base)
+    base = fields.positive("rope_theta", base)
     if fields.any("rope_parameters"):
         scaling = fields.inner("rope_parameters")
-        base = scaling.number("rope_theta", base)
+        base = scaling.positive("rope_theta", base)
     metadata: dict[str, Any] = {"rope.freq_base": base, "rope.dimension_count": size}
     stretched, made = stretch(fields, scaling, base, size)
     return metadata | stretched, made
@@ -38,7 +38,7 @@ def stretch(fields: Fields, scaling: Fields, base: float, size: int) -> tuple[di
     made: Made = {}
     metadata: dict[str, Any] = {}
     if kind == "linear":
-        metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.number("factor")}
+        metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.positive("factor")}
     elif kind == "llama3":
         made = {"rope_freqs.weight": llama_3_factors(scaling, base, size)}
     elif kind == "yarn":
@@ -53,7 +53,7 @@ def stretch(fields: Fields, scaling: Fields, base: float, size: int) -> tuple[di
 
 def llama_3_factors(scaling: Fields, base: float, size: int) -> NDArray[np.float32]:
     """What divides each frequency [size / 2]: 1 for short waves, `factor` for long ones, and a blend between."""
-    factor, original = scaling.number("factor"), scaling.number("original_max_position_embeddings")
+    factor, original = scaling.positive("factor"), scaling.number("original_max_position_embeddings")
     low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
     waves = 2 * np.pi * base ** (np.arange(0, size, 2) / size)
     blend = np.clip((original / waves - low) / (high - low), 0, 1)
@@ -61,7 +61,7 @@ def llama_3_factors(scaling: Fields, base: float, size: int) -> NDArray[np.float
 
 
 def _yarn(fields: Fields, scaling: Fields) -> dict[str, Any]:
-    factor = scaling.number("factor")
+    factor = scaling.positive("factor")
     trained = scaling.integer("original_max_position_embeddings", fields.integer("max_position_embeddings"))
     scaling.only("truncate", True)
     metadata = {
@@ -82,7 +82,7 @@ def _longrope(fields: Fields, scaling: Fields) -> tuple[dict[str, Any], Made]:
     trained = fields.integer("original_max_position_embeddings", 0)
     trained = trained or scaling.integer("original_max_position_embeddings", longest)
     scaling.ignore("original_max_position_embeddings")
-    factor = longest / trained if trained != longest else scaling.number("factor", 1.0)
+    factor = longest / trained if trained != longest else scaling.positive("factor", 1.0)
     scaling.ignore("factor")  # where both lengths are given, it follows from them
     plain = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
     metadata = {
