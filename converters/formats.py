@@ -195,14 +195,15 @@ def _half_floats(raw: Bytes, type_name: str, count: int) -> Floats:
 def _round(blocks: Floats, scales: Floats, low: int, high: int) -> Floats:
     """Nearest whole multiples of each block's scale, within bounds; 0 where the scale is (all but) 0."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) >= np.finfo(np.float32).tiny)
-    rounded: Floats = np.rint(blocks * inverse[:, :, None]).clip(low, high)
-    return rounded
+    rounded: Floats = blocks * inverse[:, :, None]
+    return np.clip(np.rint(rounded, out=rounded), low, high, out=rounded)
 
 
 def _grouped(values: Floats, block: int) -> Floats:
     """[N, K] as [N, blocks, block], filled up with zeros."""
     rows, columns = values.shape
-    return np.pad(values, ((0, 0), (0, -columns % block))).reshape(rows, -1, block)
+    filled = np.pad(values, ((0, 0), (0, -columns % block))) if columns % block else values
+    return filled.reshape(rows, -1, block)
 
 
 def _bits(levels: Floats, bits: int) -> Bytes:
