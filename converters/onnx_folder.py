@@ -117,7 +117,7 @@ def fill(folder: Path, files: Files, found: OnnxFolder, recipe: str) -> Bundle:
         head_dim=signature.head_dim,
         kv_dtype=signature.kv_dtype,
         graph=signature.graph,
-        vocab_size=_try_out(folder / MODEL, signature),
+        vocab_size=trial(folder / MODEL, signature).shape[-1],
         recipe=recipe,
         source_digest=combined({name: path_digest(path.resolve()) for name, path in found.contents.items()}),
         **found.facts,
@@ -222,8 +222,8 @@ def _place(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _try_out(graph: Path, signature: Signature) -> int:
-    """Run the graph on a few tokens at once and in two pieces; returns the width of its logits.
+def trial(graph: Path, signature: Signature) -> Floats:
+    """Run the graph on a few tokens at once and in two pieces; returns its logits [1,S,V].
 
     Raises ModelFileError when ONNX Runtime cannot run it or when the pieces come to something else.
     """
@@ -246,7 +246,7 @@ def _try_out(graph: Path, signature: Signature) -> int:
         )
     if np.abs(whole[:, -2:] - rest).max() > CLOSE * whole.std():
         raise ModelFileError("the graph does not continue from its own cache: its logits are not those of a whole run")
-    return int(whole.shape[-1])
+    return whole
 
 
 def _run(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from appliance.bundle import MODEL
 from appliance.engine.backend import Row
 from appliance.engine.ort import open_backend
 from appliance.errors import ModelFileError, UnsupportedModel
@@ -53,6 +55,9 @@ def test_logits_of_prompt_and_decoding_are_those_of_transformers(
     assert error <= bound
     if recipe != "fp32":
         assert error > 1e-6  # something was rounded
+    kinds = {node.op_type for node in onnx.load(tmp_path / "bundle" / MODEL, load_external_data=False).graph.node}
+    assert "SkipLayerNormalization" in kinds  # the optimiser's
+    assert ("MatMulNBits" in kinds) == (recipe != "fp32")
     left = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert "exported" not in left
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ import pytest
 
 from appliance.engine import probe
 from appliance.engine.providers import CPU, CUDA, DIRECTML
+from appliance.errors import ModelFileError
 
 
 def test_the_graph_to_probe_with_is_valid() -> None:
@@ -50,3 +52,28 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert complaint == "libonnxruntime_providers_cuda.so: libcublasLt.so.13: cannot open shared object file"
     assert loaded == ["libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"]
     assert probe.missing_library(CPU) == ""
+
+
+@pytest.fixture
+def with_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A build that has CUDA, on a machine without its libraries."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA.name, CPU.name])
+    monkeypatch.setattr(probe, "missing_library", lambda provider: "libcublasLt.so.13: no such file")
+    probe.usable.cache_clear()
+    yield
+    probe.usable.cache_clear()
+
+
+def test_what_does_not_start_is_passed_over_with_the_reason_said_once(
+    with_cuda: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert probe.usable("auto") == probe.usable("auto") == (CPU,)
+    assert [record.getMessage() for record in caplog.records] == [
+        "CUDA does not start here, trying the next provider: libcublasLt.so.13: no such file"
+    ]
+
+
+def test_a_provider_that_is_set_and_does_not_start_is_an_error(with_cuda: None) -> None:
+    with pytest.raises(ModelFileError, match=r"CUDA does not start here: libcublasLt\.so\.13"):
+        probe.usable("cuda")
+    assert probe.usable("cpu") == (CPU,)
