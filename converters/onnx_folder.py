@@ -20,7 +20,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from appliance.bundle import CHAT_TEMPLATE, MODEL, TOKENIZER, Bundle, write_description
 from appliance.errors import ModelFileError, UnsupportedModel
@@ -28,6 +27,7 @@ from appliance.store.hugging_face import CONFIG, Files, chat_template, onnx_conf
 from appliance.store.parts import combined
 from converters.gguf_source import BLOB_NAME, path_digest
 from converters.partial import whole_or_not
+from converters.tokenizers.hugging_face import open_tokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -279,7 +279,7 @@ def _context_length(config: Mapping[str, Any]) -> int:
 def _special_tokens(files: Files, config: Mapping[str, Any]) -> dict[str, Any]:
     """bos_token, eos_tokens and add_bos of the bundle; what a generation config says comes first."""
     generation = read_object(files, GENERATION_CONFIG) if GENERATION_CONFIG in files else {}
-    tokenizer = Tokenizer.from_file(str(files[TOKENIZER]))
+    tokenizer = open_tokenizer(files)
     spelled = read_object(files, TOKENIZER_CONFIG) if TOKENIZER_CONFIG in files else {}
     said: dict[str, list[int]] = {}
     for key in ("bos_token_id", "eos_token_id"):

@@ -26,7 +26,9 @@ _WEIGHTS = (
     ("*.bin",),
 )
 _ZIPPED = ("pytorch_model*.bin", "consolidated*.pth")
-_COMPANIONS = ("*.json", "*/*.json", "chat_template.jinja", "tokenizer.model")
+_COMPANIONS = (
+    "*.json", "*/*.json", "chat_template.jinja", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt",
+)  # fmt: skip
 
 
 def expand(name: str, base: Path) -> Path:

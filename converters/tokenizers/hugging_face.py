@@ -80,7 +80,7 @@ def read_tokenizer(files: Files, settings: Settings, vocab_size: int) -> Tokeniz
     Tokens beyond the model's `vocab_size` are left out when they were added (Gemma 3's stand-in for images, in a text
     model); raises ModelFileError for others, and for a file that is damaged.
     """
-    tokenizer = _from_bytes(_read(files))
+    tokenizer = open_tokenizer(files)
     added = {index: token for index, token in settings.added().items() if index < vocab_size}
     if any(index >= vocab_size for index in tokenizer.get_added_tokens_decoder()):
         tokenizer = _without(tokenizer, vocab_size)
@@ -94,6 +94,13 @@ def read_tokenizer(files: Files, settings: Settings, vocab_size: int) -> Tokeniz
         raise ModelFileError(f"{TOKENIZER} has a token {last:,}, the model's vocabulary ends at {vocab_size - 1:,}")
     _apply(tokenizer, settings)
     return tokenizer
+
+
+def open_tokenizer(files: Files) -> Tokenizer:
+    """The folder's tokenizer.json and nothing else; raises ModelFileError when it is damaged or too large."""
+    if (size := files[TOKENIZER].stat().st_size) > MAX_JSON_BYTES:
+        raise ModelFileError(f"{TOKENIZER} has {size:,} bytes, at most {MAX_JSON_BYTES:,} are read")
+    return _from_bytes(files[TOKENIZER].read_bytes())
 
 
 def frame_of(tokenizer: Tokenizer) -> Frame:
@@ -123,12 +130,6 @@ def special_ids(
     controls = {token.content: index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     ends = ordered(named, (controls[text] for text in ends_by_text(controls)))
     return bos, tuple(index for index in ends if index < vocab_size)
-
-
-def _read(files: Files) -> bytes:
-    if (size := files[TOKENIZER].stat().st_size) > MAX_JSON_BYTES:
-        raise ModelFileError(f"{TOKENIZER} has {size:,} bytes, at most {MAX_JSON_BYTES:,} are read")
-    return files[TOKENIZER].read_bytes()
 
 
 def _from_bytes(data: bytes) -> Tokenizer:

@@ -17,7 +17,7 @@ from converters.tokenizers.entries import CONTROL, NORMAL, UNKNOWN, UNUSED, USER
 from converters.tokenizers.hugging_face import LIKE_BERT, TOKENIZER, Settings
 from converters.tokenizers.wordpiece import INSIDE
 
-SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+SENTENCEPIECE = ("tokenizer.model", "sentencepiece.bpe.model")
 VOCAB = "vocab.txt"
 UNIGRAM, BPE = 1, 2  # SentencePiece's numbers
 CLASSES = {"Llama": BPE, "Gemma": BPE, "XLMRoberta": UNIGRAM}

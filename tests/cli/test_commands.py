@@ -233,12 +233,12 @@ def test_create_without_a_modelfile_takes_the_folder(
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("model-1.safetensors", "config.json", "tokenizer.model", "README.md", "other.bin"):
+    for name in ("model-1.safetensors", "config.json", "tokenizer.model", "vocab.txt", "README.md", "other.bin"):
         (folder / name).write_text(name)
     monkeypatch.chdir(folder)
     digests = {
         name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
-        for name in ("model-1.safetensors", "config.json", "tokenizer.model")
+        for name in ("model-1.safetensors", "config.json", "tokenizer.model", "vocab.txt")
     }
     for digest in digests.values():
         server.says("HEAD", f"/api/blobs/{digest}")

@@ -75,6 +75,12 @@ def test_a_tokenizer_that_begins_texts_with_bos_says_so(source: Path, tmp_path: 
     assert convert(source, tmp_path / "bundle").add_bos
 
 
+def test_a_damaged_tokenizer_is_named(source: Path, tmp_path: Path) -> None:
+    (source / TOKENIZER).write_text("{")
+    with pytest.raises(ModelFileError, match=r"^tokenizer\.json is damaged"):
+        convert(source, tmp_path / "bundle")
+
+
 @pytest.mark.parametrize(
     ("missing", "said"), [(TOKENIZER, "no tokenizer.json"), (WEIGHTS, "weights of model.onnx, is missing")]
 )
