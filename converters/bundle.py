@@ -32,7 +32,7 @@ from converters.optimum_export import export
 from converters.partial import whole_or_not
 from converters.peft import open_model
 from converters.recipes import RECIPES, Exact, FourBits, Recipe
-from converters.rotation import Rotated
+from converters.rotation import rotated
 from converters.source import Source
 from converters.targets import CPU, TARGETS, Target
 from converters.tokenizers import Vocabulary, read_vocabulary
@@ -182,7 +182,7 @@ def make_plan(
     if recipe == ROTATED:
         assert isinstance(chosen, Exact)
         batch = Graph(weights)
-        architecture.build(batch, Rotated(batch, source, chosen), config)
+        architecture.build(batch, rotated(batch, source, chosen), config)
     tokenizer = vocabulary.tokenizer.to_str().encode()
     return Plan(name, config, vocabulary, chosen, graph, batch, weights, tokenizer)
 

@@ -11,6 +11,10 @@ bits. What the matrices that write the stream read (attention's values, the gate
 of its own in every row: it is rotated in blocks and divided by its root mean square while the graph runs. Without that
 rotation of attention's values, first choices agree with float32's for 89 %, not 94 %, of tokens.
 
+Where a model normalises what it adds to the stream (Gemma), that norm's gain stands between the stream and the
+matrices that write it: the stream stays as it is, and what matrices read is rotated while the graph runs
+(`RotatedReads`).
+
 Integer products are two to three times as fast as those of MatMulNBits once several rows share a weight's read; for a
 single row, bytes count, and the recipe compact has fewer. Hence two graphs.
 """
@@ -25,6 +29,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
+from appliance.store.gguf_header import TensorInfo
 from converters.graph import MICROSOFT, Graph
 from converters.recipes import FLOAT, Exact
 from converters.source import Source
@@ -37,6 +42,7 @@ SEED = 20240401
 WIDEST_FACTOR = 64
 SMALLEST_MEAN_SQUARE = 1e-12
 INT8 = ir.DataType.INT8
+POST_NORMS = ("post_attention_norm.weight", "post_ffw_norm.weight")  # over what is added to the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class Rotation:
     def random(cls, columns: int) -> Rotation:
         """The rotation of rows of `columns` values, always the same one."""
         random = np.random.default_rng(SEED)
-        width = min(columns & -columns, WIDEST_FACTOR)
+        width = widest_block(columns)
         signs = random.choice(np.array([-1, 1], np.float32), columns)
         return cls(signs, orthogonal(columns // width, random), hadamard(width))
 
@@ -78,6 +84,18 @@ def orthogonal(size: int, random: np.random.Generator) -> Floats:
     return matrix.astype(np.float32)
 
 
+def widest_block(columns: int) -> int:
+    """The size of the blocks in which rows of so many columns are rotated."""
+    return min(columns & -columns, WIDEST_FACTOR)
+
+
+def in_blocks(values: Floats) -> Floats:
+    """Rows [N,K] rotated in blocks."""
+    block = widest_block(values.shape[1])
+    blocks: Floats = (values.reshape(-1, block) @ hadamard(block)).reshape(values.shape)
+    return blocks
+
+
 def round_rows(values: Floats) -> tuple[NDArray[np.int8], Floats]:
     """values [N, K] as int8, and the size [N] of each row's steps."""
     steps = np.maximum(np.abs(values).max(axis=1), np.finfo(np.float32).tiny) / np.float32(127)
@@ -92,6 +110,7 @@ class Rotated(Exact):
         self.share(other)
         self._rotations: dict[int, Rotation] = {}
         self._quantised: dict[ir.Value, ir.Value] = {}
+        self._levels: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def enter(self, x: ir.Value, columns: int) -> ir.Value:
         """Rotate the embeddings [B,S,K] that enter the residual stream."""
@@ -108,14 +127,6 @@ class Rotated(Exact):
         """Ones: the gain is part of the matrices that follow the norm."""
         columns = self.source.tensors[name].shape[0]
         return self.graph.constant(f"ones.{columns}", np.ones(columns, np.float32))
-
-    def written_gain(self, name: str) -> ir.Value:
-        """Refused: such a gain stands between a rotated matrix and the rotated stream, and does not commute."""
-        architecture = self.source.metadata.get("general.architecture")
-        raise UnsupportedModel(
-            f"recipe 'int8-rotated' for the architecture {architecture}, which normalises what it adds to the stream",
-            ("exact", "compact", "q4", "fp32"),
-        )
 
     def router(self, x: ir.Value, name: str) -> ir.Value:
         """Refused: experts in int8 beside those of the other graph would double what is most of such a model."""
@@ -151,22 +162,33 @@ class Rotated(Exact):
         """
         tensor = self.source.tensors[f"{name}.weight"]
         rows, columns = tensor.shape
-        block = min(columns & -columns, WIDEST_FACTOR)
-        constant, node = self.graph.constant, self.graph.node
-        (x,) = node("Reshape", x, constant(f"blocks.{columns}", np.array([0, 0, columns // block, block])))
-        (x,) = node("MatMul", x, constant(f"hadamard.{block}", hadamard(block)))
-        (x,) = node("Reshape", x, constant(f"join.{columns}", np.array([0, 0, columns])))
-        ones = constant(f"ones.{columns}", np.ones(columns, np.float32))
-        x, inverse = node("SimplifiedLayerNormalization", x, ones, outputs=2, axis=-1, epsilon=SMALLEST_MEAN_SQUARE)
-
-        def rotated() -> Floats:
-            values = self._rotation(rows).rows(np.ascontiguousarray(self.source.values(tensor).T)).T
-            blocks: Floats = (values.reshape(-1, block) @ hadamard(block)).reshape(rows, columns)
-            return blocks
-
-        (y,) = node("Div", self._int8(x, name, (rows, columns), lambda: [rotated()]), inverse)
+        x, inverse = self._levelled(x, columns)
+        (y,) = self.graph.node(
+            "Div", self._int8(x, name, (rows, columns), lambda: [self._rotated_blocks(tensor)]), inverse
+        )
         bias = self._rotated_bias(name, rows)
-        return node("Add", y, bias)[0] if bias else y
+        return self.graph.node("Add", y, bias)[0] if bias else y
+
+    def _levelled(self, x: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
+        """x [B,S,K], rotated in blocks and divided by the root mean square of each row; the inverse of that [B,S,1]."""
+        if x not in self._levels:
+            block = widest_block(columns)
+            constant, node = self.graph.constant, self.graph.node
+            (y,) = node("Reshape", x, constant(f"blocks.{columns}", np.array([0, 0, columns // block, block])))
+            (y,) = node("MatMul", y, constant(f"hadamard.{block}", hadamard(block)))
+            (y,) = node("Reshape", y, constant(f"join.{columns}", np.array([0, 0, columns])))
+            ones = constant(f"ones.{columns}", np.ones(columns, np.float32))
+            y, inverse = node("SimplifiedLayerNormalization", y, ones, outputs=2, axis=-1, epsilon=SMALLEST_MEAN_SQUARE)
+            self._levels[x] = y, inverse
+        return self._levels[x]
+
+    def _rotated_blocks(self, tensor: TensorInfo) -> Floats:
+        """A matrix [N,K] that writes the stream and reads rows rotated in blocks."""
+        return in_blocks(self._written(self.source.values(tensor)))
+
+    def _written(self, values: Floats) -> Floats:
+        """A matrix [N,K] that writes the stream, so that it writes a rotated one."""
+        return self._rotation(len(values)).rows(np.ascontiguousarray(values.T)).T
 
     def _int8(
         self,
@@ -203,10 +225,50 @@ class Rotated(Exact):
         bias = self.source.tensors.get(f"{name}.bias")
         if bias is None:
             return None
-        values = self._rotation(rows).rows(self.source.values(bias)[None])[0]
-        return self.graph.constant(f"{name}.bias", values)
+        return self.graph.constant(f"{name}.bias", self._written(self.source.values(bias)[:, None])[:, 0])
 
     def _rotation(self, columns: int) -> Rotation:
         if columns not in self._rotations:
             self._rotations[columns] = Rotation.random(columns)
         return self._rotations[columns]
+
+
+class RotatedReads(Rotated):
+    """The same over a stream that is as it was: every matrix reads as Rotated's `back` does.
+
+    The gains of Gemma's norms hold down channels that are a hundred times as large as others, so they stay in the
+    norms; folded into the matrices, they would leave int8 to those channels alone (+3.4 nats for Gemma 3 270M).
+    """
+
+    def enter(self, x: ir.Value, columns: int) -> ir.Value:
+        """The embeddings as they are."""
+        return x
+
+    def gain(self, name: str) -> ir.Value:
+        """The norm's own."""
+        return self.vector(name)
+
+    def linear(self, x: ir.Value, *names: str, after: str | None = None) -> ir.Value:
+        """Matrices side by side, in int8; those that read the same rows share what becomes of them."""
+        tensors = [self.source.tensors[f"{name}.weight"] for name in names]
+        rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
+        x, inverse = self._levelled(x, columns)
+
+        def rotated() -> Iterator[Floats]:
+            for tensor in tensors:
+                for _, values in self.source.chunks(tensor):
+                    yield in_blocks(values)
+
+        (y,) = self.graph.node("Div", self._int8(x, "+".join(names), (rows, columns), rotated), inverse)
+        bias = self._bias(names, tensors)
+        return self.graph.node("Add", y, bias)[0] if bias else y
+
+    def back(self, x: ir.Value, name: str) -> ir.Value:
+        """See `linear`."""
+        return self.linear(x, name)
+
+
+def rotated(graph: Graph, source: Source, other: Exact) -> Rotated:
+    """The weights of a batch graph: the stream is rotated where nothing but matrices writes it."""
+    kind = RotatedReads if any(name.endswith(POST_NORMS) for name in source.tensors) else Rotated
+    return kind(graph, source, other)

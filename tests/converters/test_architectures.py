@@ -27,7 +27,7 @@ ONE_EACH = (
     *("llama-3", "mistral-window", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3-window", "granite"),
     *("qwen3moe", "granitemoe-shared"),
 )
-NOT_ROTATED = ("gemma2", "gemma3", "qwen3moe", "granitemoe-shared")
+NOT_ROTATED = ("qwen3moe", "granitemoe-shared")
 Make = Callable[..., Reference]
 
 
