@@ -86,7 +86,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ({"metadata": {"llama.attention.head_count": 3}}, "NotGGUF", "heads share 2 key heads"),
     ({"metadata": {"llama.attention.head_count_kv": [2, 1]}}, "UnsupportedModel", "differs by layer"),
     ({"metadata": {"llama.attention.layer_norm_rms_epsilon": 0.0}}, "NotGGUF", "layer_norm_rms_epsilon is 0.0"),
-    ({"metadata": {"llama.attention.sliding_window": 4096}}, "UnsupportedModel", "sliding_window = 4096"),
+    ({"metadata": {"llama.attention.clamp_kqv": 8.0}}, "UnsupportedModel", "attention.clamp_kqv = 8.0"),
     ({"metadata": {"llama.expert_count": 8}}, "UnsupportedModel", "llama.expert_count = 8"),
     ({"metadata": {"llama.rope.scaling.type": "longrope"}}, "UnsupportedModel", "llama.rope.scaling.type = longrope"),
     ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "NotGGUF", "scaling.original_context_length is missing"),
