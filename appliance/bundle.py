@@ -22,10 +22,12 @@ WEIGHTS = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
-RECIPES = ("exact", "compact", "int8-rotated", "q4", "fp32")
+DECODER_RECIPES = ("exact", "compact", "int8-rotated", "q4", "fp32")
+ENCODER_RECIPES = ("int8", "exact", "fp32")
+RECIPES = ("exact", "compact", "int8-rotated", "q4", "int8", "fp32")
 """How weights are stored. exact: as close as 8 bits get, 4 bits stay 4 where that is faster; compact: 4 bits stay 4
 everywhere; int8-rotated: compact, and a second graph in rotated int8 for prompts and crowds; q4: a full-precision
-source is rounded to 4 bits; fp32: the source's values, the reference."""
+source is rounded to 4 bits; int8, of encoders alone: integer products; fp32: the source's values, the reference."""
 TARGETS = ("cpu", "cuda", "directml")
 """The execution providers that graphs are made for: converters/targets.py says how they differ."""
 KV_TYPES = ("f32", "q8_0")

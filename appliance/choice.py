@@ -5,6 +5,7 @@ free at the moment, so the same machine decides alike every time:
 
     a quantised file          exact; compact if only that fits
     F32, F16 or BF16          exact (8 bits); q4 if only that fits
+    a model that embeds       int8, whatever the settings say of models that write
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import read_description
+from appliance.bundle import ENCODER_RECIPES, read_description
 from appliance.config import AUTO, Settings
 from appliance.core import BundleFacts, Fidelity, Likeness
 from appliance.errors import InvalidOption, ModelFileError
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FOR_QUANTISED = ("exact", "compact")  # what "auto" chooses from, the preferred one first
 FOR_FULL_PRECISION = ("exact", "q4")
+FOR_ENCODERS = "int8"
 ROUNDS = frozenset({"q4"})  # recipes that give quality up for memory
 AS_IT_IS = Settings(recipe="exact", kv_cache_type="f32", origin={"recipe": "its graph, which is taken as it is"})
 SAID_BY_MODEL = (*MODEL_PARAMETERS, "num_ctx")  # the parameters that count here
@@ -121,6 +123,11 @@ def choose(
         raise InvalidOption('the parameter "kv_cache_type" is for models that write text: this one has no KV cache')
     kv = NO_CACHE if footprint.encodes else parameters.get("kv_cache_type", settings.kv_cache_type)
     recipe = parameters.get("recipe", settings.recipe)
+    if footprint.encodes and "recipe" not in parameters and recipe not in ENCODER_RECIPES:
+        recipe = AUTO
+    if footprint.encodes and recipe == AUTO:
+        reason = "whole texts are read: products of integers are the fastest"
+        return Choice(FOR_ENCODERS, kv, bundle_path(derived, digest, FOR_ENCODERS, kv), reason)
     if recipe != AUTO:
         source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")
         return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), f"chosen by {source}")

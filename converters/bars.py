@@ -33,7 +33,25 @@ BARS: Mapping[str, Bar] = {
     "int8-rotated": Bar(nll=0.08, top1=0.85),
     "q4": Bar(nll=0.25, top1=0.70),
 }
+VECTOR_BARS: Mapping[str, tuple[float, float]] = {"fp32": (0.99999, 0.001), "exact": (0.999, 0.05), "int8": (0.98, 0.2)}
+"""Of encoders, the least mean cosine with the source's embeddings, of rerankers the most error of a score."""
 CACHE_IN_INT8 = Bar(nll=0.03, top1=0.05)  # how much lower the bars lie with keys and values in int8
+
+
+def judged_vectors(fidelity: Mapping[str, float], recipe: str) -> str:
+    """The verdict on the figures of fidelity.compare_vectors; raises ConversionFailed if they miss the bar."""
+    cosine, error = VECTOR_BARS[recipe]
+    if fidelity.get("cosine", 1.0) < cosine:
+        raise ConversionFailed(
+            f"the conversion's embeddings have a cosine of {fidelity['cosine']:.4f} with the source's; {recipe} must "
+            f"have {cosine:g}: choose another recipe"
+        )
+    if fidelity.get("score_error", 0.0) > error:
+        raise ConversionFailed(
+            f"the conversion's scores are off by {fidelity['score_error']:.3f} standard deviations; {recipe} may be "
+            f"by {error:g}: choose another recipe"
+        )
+    return f"held: a cosine of {cosine:g}" if "cosine" in fidelity else f"held: at most {error:g} deviations"
 
 
 def judged(fidelity: Mapping[str, float], recipe: str, kv: str, vocab_size: int) -> str:

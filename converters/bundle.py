@@ -16,16 +16,26 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from appliance.bundle import BATCH, CHAT_TEMPLATE, KV_TYPES, MODEL, TOKENIZER, Bundle, write_description
+from appliance.bundle import (
+    BATCH,
+    CHAT_TEMPLATE,
+    DECODER_RECIPES,
+    ENCODER_RECIPES,
+    KV_TYPES,
+    MODEL,
+    TOKENIZER,
+    Bundle,
+    write_description,
+)
 from appliance.bundle import RECIPES as NAMES
 from appliance.errors import ConversionFailed, NotEnoughDisk, NotEnoughMemory, NotGGUF, UnsupportedModel
 from appliance.store.hugging_face import CONFIG, folder_files, read_object
-from converters.architectures import ARCHITECTURES
-from converters.architectures.decoder import Config
-from converters.bars import judged
-from converters.fidelity import calibration_tokens, compare, importance, round_trip
-from converters.graph import Graph
+from converters.architectures import ARCHITECTURES, Config, encoder
+from converters.bars import judged, judged_vectors
+from converters.fidelity import calibration_tokens, compare, compare_vectors, importance, round_trip
+from converters.graph import ENCODER_OPSET, OPSET, Graph
 from converters.hugging_face import FAMILIES
+from converters.int8 import Int8
 from converters.kv_cache import cache_in_int8, cache_scales
 from converters.onnx_folder import convert_onnx, is_onnx
 from converters.optimum_export import export
@@ -38,10 +48,11 @@ from converters.targets import CPU, TARGETS, Target
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
 
+ALL_RECIPES: dict[str, type[Recipe]] = {**RECIPES, "int8": Int8}
 PRODUCER = "edge-appliance"
 ROTATED = "int8-rotated"
 ROTATED_DECODES_WITH = "compact"  # few rows: bytes are what takes time
-NOT_EXACT = ("compact", "q4")  # what they lose is measured against a bundle of the recipe exact
+NOT_EXACT = ("compact", "q4", "int8")  # what they lose is measured against a bundle of the recipe exact
 REFERENCE = "reference"  # in a bundle in the making: what it is measured against
 SOURCE_FACTOR = 1.3  # the memory that running the reference takes for each byte of its weights
 CHECK_FACTOR = 1.7  # and that running it beside the bundle takes for each byte of both
@@ -173,11 +184,13 @@ def make_plan(
         raise UnsupportedModel(f"a file of type {str(metadata['general.type'])[:40]!r}", ("model",))
     architecture = ARCHITECTURES[name]
     vocabulary = vocabulary or read_vocabulary(metadata, source.files)
-    vocabulary.check_decoder()
     config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()
-    graph, batch = Graph(weights, target=target), None
-    chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
+    check = _check_encoder if isinstance(config, encoder.Config) else _check_decoder
+    check(vocabulary, recipe, kv, target)
+    opset = ENCODER_OPSET if isinstance(config, encoder.Config) else OPSET
+    graph, batch = Graph(weights, opset, target), None
+    chosen = ALL_RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
     architecture.build(graph, chosen, config)
     if recipe == ROTATED:
         assert isinstance(chosen, Exact)
@@ -185,6 +198,21 @@ def make_plan(
         architecture.build(batch, rotated(batch, source, chosen), config)
     tokenizer = vocabulary.tokenizer.to_str().encode()
     return Plan(name, config, vocabulary, chosen, graph, batch, weights, tokenizer)
+
+
+def _check_encoder(vocabulary: Vocabulary, recipe: str, kv: str, target: Target) -> None:
+    if recipe not in ENCODER_RECIPES:
+        raise UnsupportedModel(f"recipe {recipe!r} for a model that embeds or ranks", ENCODER_RECIPES)
+    if kv != "f32":
+        raise UnsupportedModel(f"KV cache type {kv!r} for a model without a KV cache", ("f32",))
+    if target is not CPU:
+        raise UnsupportedModel(f"target {target.name} for a model that embeds or ranks", (CPU.name,))
+
+
+def _check_decoder(vocabulary: Vocabulary, recipe: str, kv: str, target: Target) -> None:
+    if recipe not in DECODER_RECIPES:
+        raise UnsupportedModel(f"recipe {recipe!r} for a model that writes text", DECODER_RECIPES)
+    vocabulary.check_decoder()
 
 
 def _write(plan: Plan, source: Source, choice: Choice, folder: Path, started: float) -> Bundle:
@@ -219,7 +247,8 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
     """
     if not choice.check and choice.recipe not in NOT_EXACT:
         return None
-    recipe, available = "fp32" if choice.check else "exact", psutil.virtual_memory().available
+    encodes, available = isinstance(plan.config, encoder.Config), psutil.virtual_memory().available
+    recipe = "fp32" if choice.check or encodes else "exact"
     other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0), vocabulary=plan.vocabulary)
     needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
     if choice.check and needed > available:
@@ -242,16 +271,29 @@ def _measures(plan: Plan, choice: Choice, folder: Path, reference: Path | None) 
     lossy = choice.kv != "f32" or choice.recipe not in ("exact", "fp32")
     if not lossy and not choice.check:
         return {}
+    encodes = isinstance(plan.config, encoder.Config)
+    fidelity = (_vectors if encodes else _likelihood)(plan, choice, folder, reference)
+    measures: dict[str, Any] = {"fidelity": fidelity} if fidelity else {}
+    if choice.check:
+        measures["tokenizer"] = round_trip(folder)
+        if not measures["tokenizer"]["stable"] and not encodes:
+            raise ConversionFailed("the tokenizer reads back other tokens than it wrote")
+    return measures
+
+
+def _likelihood(plan: Plan, choice: Choice, folder: Path, reference: Path | None) -> dict[str, Any]:
     own = folder / (BATCH if plan.batch else MODEL)
     fidelity: dict[str, Any] = compare(own, reference, lambda: plan.recipe.progress(0))
     if fidelity:
         fidelity["bar"] = judged(fidelity, choice.recipe, choice.kv, plan.config.vocab_size)
-    measures: dict[str, Any] = {"fidelity": fidelity} if fidelity else {}
-    if choice.check:
-        measures["tokenizer"] = round_trip(folder)
-        if not measures["tokenizer"]["stable"]:
-            raise ConversionFailed("the tokenizer reads back other tokens than it wrote")
-    return measures
+    return fidelity
+
+
+def _vectors(plan: Plan, choice: Choice, folder: Path, reference: Path | None) -> dict[str, Any]:
+    if reference is None:
+        return {}
+    fidelity: dict[str, Any] = compare_vectors(folder / MODEL, reference, lambda: plan.recipe.progress(0))
+    return fidelity | {"bar": judged_vectors(fidelity, choice.recipe)}
 
 
 def _remove_reference(folder: Path) -> None:
@@ -286,7 +328,18 @@ def describe(plan: Plan, source: Source, recipe: str, digest: str) -> Bundle:
         add_bos=vocabulary.add_bos,
         recipe=recipe,
         source_digest=digest,
+        **_encoder_facts(config),
     )
+
+
+def _encoder_facts(config: Config) -> dict[str, Any]:
+    """What is said of encoders and rerankers alone."""
+    if not isinstance(config, encoder.Config):
+        return {}
+    facts = {"heads": config.heads, "pooling": config.pooling}
+    if config.ranks:
+        return {"kind": "reranker", **facts}
+    return {"kind": "encoder", "embedding_length": config.hidden, **facts}
 
 
 def _cache_in_int8(plan: Plan, bundle: Bundle, folder: Path) -> None:

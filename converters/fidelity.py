@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,42 @@ def compare(graph: Path, source: Path | None, beat: Callable[[], None] = lambda:
             beat()
     tokens = sums.pop("tokens")
     return {"tokens": int(tokens), **{name: round(total / tokens, 4) for name, total in sums.items()}}
+
+
+def compare_vectors(graph: Path, source: Path, beat: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Run an encoder's graph over the text's lines, beside that of its source: figures for the description.
+
+    `texts` are lines. Of embeddings `cosine` is the mean with the source's, `least_cosine` the smallest; of a
+    reranker's scores, of every line with the one after it, `score_error` is the root mean square difference in
+    standard deviations of the source's scores.
+    """
+    tokenizer = Tokenizer.from_file(str(graph.parent / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(read_description(graph.parent).context_length)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    own, other = (ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (graph, source))
+    ranks = "token_type_ids" in {value.name for value in own.get_inputs()}
+    lines = [line for line in TEXT.read_text(encoding="utf-8").splitlines() if line]
+    texts = list(pairwise(lines)) if ranks else lines
+    results = []
+    for text in texts:
+        encoding = tokenizer.encode(*text) if isinstance(text, tuple) else tokenizer.encode(text)
+        feeds = {"input_ids": np.array([encoding.ids]), "attention_mask": np.ones((1, len(encoding.ids)), np.int64)}
+        if ranks:
+            feeds["token_type_ids"] = np.array([encoding.type_ids])
+        results.append([session.run(None, feeds)[0][0].astype(np.float64) for session in (own, other)])
+        beat()
+    mine, theirs = (np.stack(column) for column in zip(*results, strict=True))
+    if ranks:
+        error = float(np.sqrt(((mine - theirs) ** 2).mean()) / max(theirs.std(), np.finfo(np.float64).tiny))
+        return {"texts": len(texts), "score_error": round(error, 4)}
+    cosines = (mine * theirs).sum(axis=1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(theirs, axis=1)
+    return {
+        "texts": len(texts),
+        "cosine": round(float(cosines.mean()), 5),
+        "least_cosine": round(float(cosines.min()), 5),
+    }
 
 
 def _add_difference(sums: dict[str, float], own: Floats, source: Floats, following: NDArray[np.int64]) -> None:

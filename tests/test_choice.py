@@ -92,10 +92,16 @@ ENCODER = replace(FULL, kv_values=0, encodes=True)
 def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
     settings = replace(Settings(models=tmp_path), kv_cache_type="q8_0", memory_budget_bytes=room("exact"))
     choice = choose(settings, DIGEST, {"num_ctx": 10**6}, ENCODER, tmp_path)
-    assert (choice.recipe, choice.kv, choice.folder.name) == ("exact", "f32", "exact")
-    assert choose(replace(settings, memory_budget_bytes=room("q4")), DIGEST, {}, ENCODER, tmp_path).recipe == "q4"
+    assert (choice.recipe, choice.kv, choice.folder.name) == ("int8", "f32", "int8")
     with pytest.raises(InvalidOption, match="has no KV cache"):
         choose(settings, DIGEST, {"kv_cache_type": "f32"}, ENCODER, tmp_path)
+
+
+@pytest.mark.parametrize(("setting", "recipe"), [("q4", "int8"), ("int8-rotated", "int8"), ("exact", "exact")])
+def test_settings_for_models_that_write_do_not_reach_encoders(tmp_path: Path, setting: str, recipe: str) -> None:
+    settings = replace(Settings(models=tmp_path), recipe=setting)
+    assert choose(settings, DIGEST, {}, ENCODER, tmp_path).recipe == recipe
+    assert choose(settings, DIGEST, {"recipe": "fp32"}, ENCODER, tmp_path).recipe == "fp32"
 
 
 def test_every_combination_has_a_folder_of_its_own(tmp_path: Path) -> None:

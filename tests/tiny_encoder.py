@@ -9,45 +9,47 @@ from typing import Any
 import numpy as np
 from gguf import GGUFWriter
 
-from appliance.bundle import MODEL, Bundle, write_description
-from converters.architectures import bert
-from converters.gguf_source import GGUFSource
-from converters.graph import ENCODER_OPSET, Graph
-from converters.recipes import Full
-from converters.weights import WeightsFile
+from appliance.bundle import Bundle
+from converters.bundle import convert
 from tests.tiny_model import add_key, add_tensor
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁the", "▁sky", "▁is", "▁blue", "s", "▁a", "▁of", "▁and")
 VOCABULARY = 64
 
 
-def write_bert_gguf(
+def write_gguf(
     path: Path,
+    architecture: str,
     tensors: Mapping[str, np.ndarray],
     *,
     heads: int,
     epsilon: float = 1e-12,
+    context_length: int = 48,
     pooling: int = 1,
     tensor_type: str = "F32",
     metadata: Mapping[str, Any] = {},
 ) -> Path:
     """Write a GGUF file of these tensors by their GGUF names, float32 [out, in]; returns its path.
 
-    `metadata` adds keys or, with None, leaves them out.
+    `metadata` adds keys of the architecture or, with None, leaves them out.
     """
-    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
-    positions, hidden = tensors["position_embd.weight"].shape
-    tokens = [*WORDS, *(f"w{index}" for index in range(len(tensors["token_embd.weight"]) - len(WORDS)))]
+    tokens = [*WORDS, *(f"▁w{index}" for index in range(len(tensors["token_embd.weight"]) - len(WORDS)))]
+    inner, hidden = reversed(tensors["blk.0.ffn_down.weight"].shape)
     keys: dict[str, Any] = {
+        "block_count": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blk.")),
+        "context_length": context_length,
+        "embedding_length": hidden,
+        "feed_forward_length": inner,
+        "attention.head_count": heads,
+        "attention.layer_norm_epsilon": epsilon,
+        "attention.causal": False,
+        "pooling_type": pooling,
+    }
+    writer = GGUFWriter(path, architecture)
+    for key, value in (keys | dict(metadata)).items():
+        add_key(writer, f"{architecture}.{key}", value)
+    for key, value in {
         "general.name": "tiny",
-        "bert.block_count": layers,
-        "bert.context_length": positions,
-        "bert.embedding_length": hidden,
-        "bert.feed_forward_length": len(tensors["blk.0.ffn_up.weight"]),
-        "bert.attention.head_count": heads,
-        "bert.attention.layer_norm_epsilon": epsilon,
-        "bert.attention.causal": False,
-        "bert.pooling_type": pooling,
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": tokens,
@@ -57,12 +59,10 @@ def write_bert_gguf(
         "tokenizer.ggml.cls_token_id": 2,
         "tokenizer.ggml.seperator_token_id": 3,
         "tokenizer.ggml.padding_token_id": 0,
-    }
-    writer = GGUFWriter(path, "bert")
-    for key, value in (keys | dict(metadata)).items():
+    }.items():
         add_key(writer, key, value)
     for name, array in tensors.items():
-        # as the files of llama.cpp: only the matrices of layers, and the words, are quantised
+        # as in llama.cpp's files, only the matrices of layers, and the words, are quantised
         kind = tensor_type if name.startswith(("blk.", "token_embd.")) else "F32"
         add_tensor(writer, name, np.ascontiguousarray(array, np.float32), kind)
     writer.write_header_to_file()
@@ -111,28 +111,10 @@ def random_bert(
     return tensors
 
 
-def write_tiny_encoder(folder: Path, **overrides: Any) -> Bundle:
-    """Write a tiny bert and its fp32 bundle `folder`; returns its description. No tokenizer."""
-    tensors = random_bert(**overrides)
-    folder.mkdir(parents=True)
-    source = write_bert_gguf(folder / "source.gguf", tensors, heads=4)
-    positions, hidden = tensors["position_embd.weight"].shape
-    vocabulary = len(tensors["token_embd.weight"])
-    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
-    intermediate = len(tensors["blk.0.ffn_up.weight"])
-    config = bert.Config(layers, positions, hidden, intermediate, 4, 1e-12, vocabulary, "mean")
-    with GGUFSource(source) as gguf:
-        weights = WeightsFile()
-        graph = Graph(weights, ENCODER_OPSET)
-        bert.build(graph, Full(graph, gguf, lambda size: None), config)
-        weights.write(folder)
-        (folder / MODEL).write_bytes(graph.serialized("tests"))
-    source.unlink()
-    bundle = Bundle(
-        *("bert", 0, layers, 0, 0, hidden, vocabulary, positions, None, (), False, "fp32", ""),
-        kind="encoder",
-        embedding_length=hidden,
-        pooling="mean",
-    )
-    write_description(folder, bundle)
-    return bundle
+def write_tiny_encoder(folder: Path, recipe: str = "fp32", **overrides: Any) -> Bundle:
+    """Write a tiny bert beside `folder` and convert it into `folder`; returns its description."""
+    source = write_gguf(folder.with_name("tiny.gguf"), "bert", random_bert(**overrides), heads=4)
+    try:
+        return convert(source, folder, recipe)
+    finally:
+        source.unlink()

@@ -7,6 +7,7 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     8 bits, blocks of 32              8 + 32/32 = 9
     8 bits, blocks of 64              8 + 32/64 = 8.5
     8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
+    8 bits, of an encoder             8, and 8 bits in blocks for the embedding
 
 `compact` keeps a 4-bit matrix that embedding and head share twice, in the format of each. Experts have one format for
 all of a layer's matrices, without sums.
@@ -165,5 +166,6 @@ _BITS: Mapping[str, Callable[[_Matrix], float]] = {
     "compact": _compact,
     "int8-rotated": _int8_rotated,
     "q4": _q4,
+    "int8": lambda matrix: _in_8_bits(matrix) if matrix.embedding else 8,
     "fp32": lambda matrix: 32,
 }

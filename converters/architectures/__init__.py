@@ -10,21 +10,27 @@ from typing import Any, Protocol
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import (
+    bert,
+    decoder,
+    encoder,
     gemma,
     gemma2,
     gemma3,
     granite,
     granitemoe,
     llama,
+    modernbert,
+    nomic_bert,
     phi3,
     qwen2,
     qwen3,
     qwen3moe,
     smollm3,
 )
-from converters.architectures.decoder import Config
 from converters.graph import Graph
 from converters.recipes import Recipe
+
+Config = decoder.Config | encoder.Config
 
 
 class Architecture(Protocol):
@@ -56,4 +62,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     granite.NAME: granite,
     qwen3moe.NAME: qwen3moe,
     granitemoe.NAME: granitemoe,
+    bert.NAME: bert,
+    nomic_bert.NAME: nomic_bert,
+    modernbert.NAME: modernbert,
 }
