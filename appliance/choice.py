@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import ENCODER_RECIPES, read_description
+from appliance.bundle import DECODER_RECIPES, ENCODER_RECIPES, read_description
 from appliance.config import AUTO, Settings
 from appliance.core import BundleFacts, Fidelity, Likeness
 from appliance.errors import InvalidOption, ModelFileError
@@ -117,20 +117,15 @@ def choose(
     Raises InvalidOption when a parameter names a recipe or a KV cache type that there is not, or that the model
     cannot have.
     """
-    for name in MODEL_PARAMETERS.keys() & parameters.keys():
-        check_choice(name, parameters[name])
-    if footprint.encodes and "kv_cache_type" in parameters:
-        raise InvalidOption('the parameter "kv_cache_type" is for models that write text: this one has no KV cache')
+    check_parameters(parameters, footprint.encodes)
     kv = NO_CACHE if footprint.encodes else parameters.get("kv_cache_type", settings.kv_cache_type)
     recipe = parameters.get("recipe", settings.recipe)
-    if footprint.encodes and "recipe" not in parameters and recipe not in ENCODER_RECIPES:
-        recipe = AUTO
-    if footprint.encodes and recipe == AUTO:
-        reason = "whole texts are read: products of integers are the fastest"
-        return Choice(FOR_ENCODERS, kv, bundle_path(derived, digest, FOR_ENCODERS, kv), reason)
-    if recipe != AUTO:
+    if recipe in recipes_for(footprint.encodes):  # a setting for models of the other kind counts as auto
         source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")
         return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), f"chosen by {source}")
+    if footprint.encodes:
+        reason = "whole texts are read: products of integers are the fastest"
+        return Choice(FOR_ENCODERS, kv, bundle_path(derived, digest, FOR_ENCODERS, kv), reason)
     made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
     cache = _cache_bytes(settings, parameters, footprint, kv)
     recipe, reason = automatic(footprint, cache, total_budget_bytes(settings), made)
@@ -156,6 +151,25 @@ def _cache_bytes(settings: Settings, parameters: Mapping[str, Any], footprint: F
         footprint.context_tokens or DEFAULT_CONTEXT_TOKENS,
     )
     return footprint.kv_values * KV_BYTES[kv] * context
+
+
+def recipes_for(encodes: bool) -> tuple[str, ...]:
+    """The recipes of models that embed or rank, or of those that write text."""
+    return ENCODER_RECIPES if encodes else DECODER_RECIPES
+
+
+def check_parameters(parameters: Mapping[str, Any], encodes: bool) -> None:
+    """Raise InvalidOption for a recipe or a KV cache type that there is not, or not for a model of this kind."""
+    for name in MODEL_PARAMETERS.keys() & parameters.keys():
+        check_choice(name, parameters[name])
+    if encodes and "kv_cache_type" in parameters:
+        raise InvalidOption('the parameter "kv_cache_type" is for models that write text: this one has no KV cache')
+    recipe, known = parameters.get("recipe", AUTO), recipes_for(encodes)
+    if recipe not in (AUTO, *known):
+        kind = "embeds or ranks" if encodes else "writes text"
+        raise InvalidOption(
+            f'option "recipe" must be one of {", ".join(known)} for a model that {kind}, not {recipe!r}'
+        )
 
 
 def automatic(footprint: Footprint, cache: int, budget: int, made: Mapping[str, int]) -> tuple[str, str]:

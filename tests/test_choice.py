@@ -24,7 +24,14 @@ from tests.tiny_model import write_tiny_bundle, write_tiny_gguf
 
 DIGEST = "sha256:" + "a" * 64
 MB = 10**6
-SIZES = {"exact": 1000 * MB, "compact": 600 * MB, "q4": 600 * MB, "int8-rotated": 2000 * MB, "fp32": 4000 * MB}
+SIZES = {
+    "int8": 900 * MB,
+    "exact": 1000 * MB,
+    "compact": 600 * MB,
+    "q4": 600 * MB,
+    "int8-rotated": 2000 * MB,
+    "fp32": 4000 * MB,
+}
 QUANTISED = Footprint(quantised=True, weights=SIZES, kv_values=1000, context_tokens=8192)
 FULL = replace(QUANTISED, quantised=False)
 
@@ -97,11 +104,21 @@ def test_an_encoder_has_no_cache(tmp_path: Path) -> None:
         choose(settings, DIGEST, {"kv_cache_type": "f32"}, ENCODER, tmp_path)
 
 
-@pytest.mark.parametrize(("setting", "recipe"), [("q4", "int8"), ("int8-rotated", "int8"), ("exact", "exact")])
-def test_settings_for_models_that_write_do_not_reach_encoders(tmp_path: Path, setting: str, recipe: str) -> None:
+@pytest.mark.parametrize(
+    ("found", "setting", "recipe"),
+    [(ENCODER, "fp32", "fp32"), (ENCODER, "q4", "int8"), (FULL, "int8", "exact"), (FULL, "q4", "q4")],
+)
+def test_a_setting_is_for_models_of_its_kind(tmp_path: Path, found: Footprint, setting: str, recipe: str) -> None:
     settings = replace(Settings(models=tmp_path), recipe=setting)
-    assert choose(settings, DIGEST, {}, ENCODER, tmp_path).recipe == recipe
-    assert choose(settings, DIGEST, {"recipe": "fp32"}, ENCODER, tmp_path).recipe == "fp32"
+    assert choose(settings, DIGEST, {}, found, tmp_path).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("found", "recipe", "kind"), [(ENCODER, "q4", "embeds or ranks"), (FULL, "int8", "writes text")]
+)
+def test_a_parameter_is_for_this_model(tmp_path: Path, found: Footprint, recipe: str, kind: str) -> None:
+    with pytest.raises(InvalidOption, match=rf"must be one of .*exact.* for a model that {kind}, not '{recipe}'"):
+        choose(Settings(models=tmp_path), DIGEST, {"recipe": recipe}, found, tmp_path)
 
 
 def test_every_combination_has_a_folder_of_its_own(tmp_path: Path) -> None:

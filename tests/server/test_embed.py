@@ -18,8 +18,9 @@ import pytest
 from tests.minilm import minilm_gguf
 from tests.server.conftest import TINY
 from tests.server.daemon import PATIENCE_S, Server, serving
+from tests.tiny_encoder import random_bert, write_gguf
 
-MODEL = "all-minilm"
+MODEL, RANKER = "all-minilm", "ranker"
 SKY, GRASS = "why is the sky blue?", "why is the grass green?"
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "minilm-vectors.json").read_text())
 LONG = "word " * 3000
@@ -31,10 +32,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[Server]:
-    """One slot, one place in the queue; MiniLM and a model that writes text."""
+    """One slot, one place in the queue; MiniLM, a model that writes text, and a tiny reranker."""
     environment = {"OLLAMA_NUM_PARALLEL": "1", "OLLAMA_MAX_QUEUE": "1"}
-    with serving(tmp_path_factory.mktemp("store") / "models", **environment) as server:
+    folder = tmp_path_factory.mktemp("store")
+    head = np.random.default_rng(3).standard_normal((1, 64)).astype(np.float32) / 4
+    tensors = random_bert() | {"cls.output.weight": head, "cls.output.bias": np.zeros(1, np.float32)}
+    ranker = write_gguf(folder / "ranker.gguf", "bert", tensors, heads=4, pooling=4)
+    with serving(folder / "models", **environment) as server:
         server.create(MODEL, minilm_gguf())
+        server.create(RANKER, ranker)
         server.create(TINY, tiny_gguf)
         yield server
 
@@ -124,6 +130,8 @@ def test_models_of_another_kind(server: Server) -> None:
         ("/api/rerank", {"model": MODEL, "query": "x", "documents": ["x"]}, 400, f'"{MODEL}" does not support rerank'),
         ("/api/generate", {"model": MODEL, "prompt": "x"}, 400, f'"{MODEL}" does not support generate'),
         ("/api/chat", {"model": MODEL, "messages": [{"role": "user"}]}, 400, f'"{MODEL}" does not support chat'),
+        ("/api/embed", {"model": RANKER, "input": "x"}, 501, "This server does not support embeddings. "),
+        ("/api/generate", {"model": RANKER, "prompt": "x"}, 400, f'"{RANKER}" does not support generate'),
         ("/api/embed", {"model": "X", "input": "x"}, 404, 'model "X" not found, try pulling it first'),
         ("/api/embeddings", {"model": "X", "prompt": "x"}, 404, 'model "X" not found, try pulling it first'),
         ("/api/embed", {"model": "x:cloud", "input": "x"}, 403, "ollama cloud is disabled"),
@@ -148,6 +156,40 @@ def test_show_and_the_command_line(server: Server, client: ollama.Client) -> Non
     text = subprocess.run([*command, "show", MODEL], **run).stdout  # type: ignore[call-overload]
     assert "embedding length    384" in text
     assert "kv cache" not in text
+
+
+def rank(server: Server, *documents: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    """Status and answer of /api/rerank."""
+    body = {"model": RANKER, "query": "the sky is", "documents": documents, **more}
+    answer = server.client.post("/api/rerank", json=body)
+    return answer.status_code, answer.json()
+
+
+def test_documents_are_ranked(server: Server, client: ollama.Client) -> None:
+    assert client.show(RANKER).capabilities == ["rerank"]
+    texts = ("blue", "a of and", "", "the sky is blue and a")
+    status, answer = rank(server, *texts)
+    assert status == 200
+    assert answer["usage"] == {"prompt_tokens": 4 * 6 + 1 + 3 + 0 + 6, "total_tokens": 34}
+    scores = [result["relevance_score"] for result in answer["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < scores[-1] < scores[0] < 1
+    for result in answer["results"]:
+        text = result["document"]["text"]
+        assert text == texts[result["index"]]
+        (alone,) = rank(server, text)[1]["results"]
+        assert alone["relevance_score"] == pytest.approx(result["relevance_score"], abs=1e-3)
+    _, best = rank(server, *texts, top_n=2, return_documents=False)
+    assert [result["index"] for result in best["results"]] == [result["index"] for result in answer["results"][:2]]
+    assert "document" not in best["results"][0]
+
+
+def test_documents_that_are_too_long(server: Server) -> None:
+    long = "blue " * 100  # of 48 tokens that the model may read
+    assert rank(server, long)[1]["usage"]["prompt_tokens"] == 48
+    status, answer = rank(server, long, truncate=False)
+    assert (status, answer["error"][:47]) == (400, "the input length exceeds the context length (10")
+    assert rank(server, "blue", query=long)[0] == 400
 
 
 def stats_of(server: Server) -> dict[str, Any]:
