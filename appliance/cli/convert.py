@@ -30,21 +30,25 @@ WORST_TENSORS = 5  # that are shown
 @click.option(
     "--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="The provider that will run it."
 )
+@click.option("--adapter", type=click.Path(path_type=Path), metavar="PATH", help="A LoRA to merge into it.")
 @click.option(
     "--check", is_flag=True, help="Hold the bundle against the source's values in float32, and say how close."
 )
-def convert(source: Path, out: Path | None, recipe: str, kv: str, target: str, check: bool) -> None:
+def convert(
+    source: Path, out: Path | None, recipe: str, kv: str, target: str, adapter: Path | None, check: bool
+) -> None:
     """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE.
 
     A bundle for cuda or directml has a float16 graph that runs one sequence at a time.
     """
-    if not source.exists():
-        raise ApplianceError(f"{source} does not exist")
+    for path in filter(None, (source, adapter)):
+        if not path.exists():
+            raise ApplianceError(f"{path} does not exist")
     source = source.resolve() if source.is_dir() else source  # "." has no name
     name = source.name if source.is_dir() else source.stem
     folder = out or source.with_name(f"{name}.{bundle_name(recipe, kv, target)}")
     with Statuses() as statuses:
-        bundle = asyncio.run(_convert(source, folder, (recipe, kv, target), check, statuses))
+        bundle = asyncio.run(_convert(source, folder, (recipe, kv, target), adapter, check, statuses))
     size = sum(path.stat().st_size for path in folder.iterdir())
     click.echo(f"converted '{source}' to '{folder}' ({size / 1e6:.0f} MB)")
     if check:
@@ -52,11 +56,12 @@ def convert(source: Path, out: Path | None, recipe: str, kv: str, target: str, c
 
 
 async def _convert(
-    source: Path, folder: Path, choice: tuple[str, str, str], check: bool, statuses: Statuses
+    source: Path, folder: Path, choice: tuple[str, str, str], adapter: Path | None, check: bool, statuses: Statuses
 ) -> Mapping[str, Any]:
     """`choice` is recipe, KV cache type and target. Returns the bundle's description."""
     recipe, kv, target = choice
-    async with aclosing(run_converter(source, folder, recipe, kv, check=check, target=target)) as lines:
+    running = run_converter(source, folder, recipe, kv, adapter=adapter, check=check, target=target)
+    async with aclosing(running) as lines:
         async for line in lines:
             if status := line.get("status"):
                 statuses.show(status, line["completed"], line["total"])

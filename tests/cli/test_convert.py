@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_adapter import write_peft
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
@@ -46,6 +48,19 @@ def test_a_check_says_how_close_the_bundle_is(appliance: Run, tmp_path: Path) ->
     assert rows["bar"] == "not judged: the source cannot read the text"
     assert rows["words changed there and back"] == "0"
     assert "Largest relative errors of weights" in outcome.out
+
+
+def test_an_adapter_is_merged(appliance: Run, tmp_path: Path) -> None:
+    source = write_tiny_gguf(tmp_path / "tiny.gguf")
+    for name, more in (("plain", ()), ("adapted", ("--adapter", str(write_peft(tmp_path / "peft"))))):
+        outcome = appliance("convert", str(source), "--out", str(tmp_path / name), *more)
+        assert outcome.code == 0, outcome.err
+    digests = {
+        json.loads((tmp_path / name / "bundle.json").read_text())["source_digest"] for name in ("plain", "adapted")
+    }
+    assert len(digests) == 2
+    outcome = appliance("convert", str(source), "--adapter", str(tmp_path / "nothing"))
+    assert outcome.err == f"Error: {tmp_path / 'nothing'} does not exist\n"
 
 
 def test_the_bundle_goes_where_it_is_wanted_and_replaces_nothing(appliance: Run, tmp_path: Path) -> None:
