@@ -70,6 +70,7 @@ def dealt(folder: Path, ids: list[int], sizes: Iterator[int]) -> np.ndarray:
 
 
 class TestFloat32:
+    @pytest.mark.proves(source="GGUF", target="cpu")
     def test_prefill(self, reference: Reference, bundle: Path) -> None:
         equal(Decoder(bundle).all_logits(reference.ids), reference.logits)
 
@@ -79,10 +80,12 @@ class TestFloat32:
     def test_one_token_at_a_time(self, reference: Reference, bundle: Path) -> None:
         equal(dealt(bundle, reference.ids, iter([1] * len(reference.ids))), reference.logits)
 
+    @pytest.mark.proves(source="GGUF", target="cpu")
     def test_continues_a_prompt_as_transformers_does_over_its_cache(self, reference: Reference, bundle: Path) -> None:
         sizes = iter([PROMPT, *[1] * len(reference.continued)])
         equal(dealt(bundle, reference.ids, sizes)[PROMPT:], reference.continued)
 
+    @pytest.mark.proves(source="safetensors", target="cpu")
     def test_from_the_hugging_face_folder(self, reference: Reference) -> None:
         folder = reference.folder.with_name("fp32-of-folder")
         convert(reference.folder, folder, "fp32")

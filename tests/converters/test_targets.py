@@ -64,6 +64,7 @@ def error(mine: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(((mine - reference) ** 2).mean() / (reference**2).mean()))
 
 
+@pytest.mark.proves(source="GGUF", architecture="llama")
 @pytest.mark.parametrize("target", ["cuda", "directml"])
 def test_a_target_computes_what_the_cpu_computes(folder: Path, target: str) -> None:
     reference, mine = logits(folder / "fp32-cpu"), logits(folder / f"fp32-{target}")
