@@ -88,9 +88,10 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Adapted(reference, folder / "peft", gguf, logits)
 
 
+@pytest.mark.parametrize("base", ["gguf", "folder"])
 @pytest.mark.parametrize("adapter", ["gguf", "peft"])
-def test_logits_are_those_of_peft(adapted: Adapted, tmp_path: Path, adapter: str) -> None:
-    convert(adapted.base.gguf, tmp_path / "b", "fp32", adapter=getattr(adapted, adapter))
+def test_logits_are_those_of_peft(adapted: Adapted, tmp_path: Path, base: str, adapter: str) -> None:
+    convert(getattr(adapted.base, base), tmp_path / "b", "fp32", adapter=getattr(adapted, adapter))
     logits = Decoder(tmp_path / "b").all_logits(adapted.base.ids)
     np.testing.assert_allclose(logits, adapted.logits, atol=1e-3)
 
