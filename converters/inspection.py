@@ -25,7 +25,7 @@ PROCESS_BYTES = 180 << 20  # libraries, a vocabulary, pieces of matrices
 ROTATED_MATRICES = 4  # float32 copies of a layer's largest matrix, which a rotation needs whole
 MEASURED_LOGITS = 6  # arrays of float32 [STEP_TOKENS, vocabulary] while a graph is measured
 START_S = 2.0
-SECONDS_PER_BILLION = {"exact": 15.0, "compact": 30.0, "int8-rotated": 60.0, "q4": 90.0, "fp32": 10.0}
+SECONDS_PER_BILLION = {"exact": 15.0, "compact": 30.0, "int8-rotated": 60.0, "q4": 90.0, "int8": 30.0, "fp32": 10.0}
 
 
 def inspect(path: Path, adapter: Path | None = None) -> Inspection:
