@@ -139,6 +139,7 @@ def scores_close(encoder: Encoder, expected: Callable[..., Any]) -> None:
     np.testing.assert_allclose(result, logits, atol=1e-4)
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
 @pytest.mark.parametrize("pooling", POOLED)
 def test_bert(make: Make, pooling: int) -> None:
     model = made(BertModel, BertConfig(**BERT))
@@ -148,6 +149,7 @@ def test_bert(make: Make, pooling: int) -> None:
     assert bundle.pooling == {1: "mean", 2: "cls", 3: "last"}[pooling]
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
 def test_xlm_roberta(make: Make) -> None:
     model = made(XLMRobertaModel, XLMRobertaConfig(**XLM))
     tensors = renamed(model, MODEL_ARCH.BERT)
@@ -156,6 +158,7 @@ def test_xlm_roberta(make: Make) -> None:
     close(encoder, lambda ids: model(ids).last_hidden_state[0, 0])
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="modern-bert")
 @pytest.mark.parametrize("pooling", [1, 2])
 def test_modernbert(make: Make, pooling: int) -> None:
     model = modern("ModernBertModel")
@@ -164,12 +167,14 @@ def test_modernbert(make: Make, pooling: int) -> None:
     close(encoder, lambda ids: POOLED[pooling](model(ids).last_hidden_state[0]))
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="nomic-bert")
 def test_nomic_bert(make: Make) -> None:
     tensors = random_nomic()
     encoder, _ = make("nomic-bert", tensors, metadata={"rope.freq_base": 1000.0})
     close(encoder, lambda ids: nomic_states(tensors, ids[0]).mean(0))
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
 def test_bert_reranker(make: Make) -> None:
     config = BertConfig(**BERT)
     config.num_labels = 1
@@ -180,6 +185,7 @@ def test_bert_reranker(make: Make) -> None:
     scores_close(encoder, lambda ids, types: model(ids, token_type_ids=types).logits)
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
 def test_xlm_roberta_reranker(make: Make) -> None:
     config = XLMRobertaConfig(**XLM)
     config.num_labels = 1
@@ -190,6 +196,7 @@ def test_xlm_roberta_reranker(make: Make) -> None:
     scores_close(encoder, lambda ids, types: model(ids).logits)
 
 
+@pytest.mark.proves(source="GGUF", target="cpu", architecture="modern-bert")
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_modernbert_reranker(make: Make, pooling: str) -> None:
     model = modern("ModernBertForSequenceClassification", classifier_pooling=pooling)
