@@ -56,8 +56,8 @@ class Reporter:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m converters", description="Convert a GGUF model to an ONNX bundle.")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a GGUF file")
+    parser = argparse.ArgumentParser(prog="python -m converters", description="Convert a model to an ONNX bundle.")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a GGUF file or a folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle to make")
     parser.add_argument("--recipe", choices=RECIPES, default="exact", help="how weights are stored")
     parser.add_argument("--kv", choices=KV_TYPES, default="f32", help="how keys and values are cached")
