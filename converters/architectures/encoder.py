@@ -74,7 +74,7 @@ def dimensions(keys: Keys) -> dict[str, Any]:
     if kind is not None and kind not in (*POOLING, RANK):
         known = (*(f"{number} ({name})" for number, name in POOLING.items()), f"{RANK} (rank)")
         raise UnsupportedModel(f"{keys.name}.pooling_type = {str(kind)[:40]}", known)
-    keys.ignore("vocab_size", "classifier.output_labels")  # the tokens are counted, and the labels' tensor has a shape
+    keys.ignore("classifier.output_labels")  # the tensor of the labels has a shape
     return {
         "layers": keys.integer("block_count"),
         "context_length": keys.integer("context_length"),
@@ -83,7 +83,7 @@ def dimensions(keys: Keys) -> dict[str, Any]:
         "heads": heads,
         "head_dim": hidden // heads,
         "epsilon": keys.number("attention.layer_norm_epsilon"),
-        "vocab_size": len(keys.metadata.get("tokenizer.ggml.tokens", ())),
+        "vocab_size": keys.vocabulary(),
         "pooling": "cls" if kind == RANK else POOLING.get(kind or 1),
         "ranks": kind == RANK,
     }
