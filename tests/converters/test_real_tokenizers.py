@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from appliance.prompt.tokenizer import Tokenizer as RuntimeTokenizer
 from appliance.store.gguf_header import read_header
 from appliance.store.hugging_face import folder_files
+from converters.bundle import convert
 from converters.tokenizers import read_vocabulary
 from tests.minilm import minilm_folder, minilm_gguf
 from tests.prompt.test_tokenizer import bundle
@@ -41,6 +42,15 @@ def test_minilms_tokens_are_those_of_transformers(minilm: Tokenizer) -> None:
     for text, other in itertools.pairwise(SAMPLES[5:9]):
         pair, expected = minilm.encode(text, other), original(text, other)
         assert (pair.ids, pair.type_ids) == (expected["input_ids"], expected["token_type_ids"])
+
+
+def test_minilms_folder_becomes_a_bundle_with_what_is_around_a_text(tmp_path: Path) -> None:
+    made = convert(minilm_folder(), tmp_path / "bundle", "fp32")
+    assert (made.kind, made.vocab_size) == ("encoder", 30522)
+    tokenizer = RuntimeTokenizer.load(tmp_path / "bundle", made)
+    assert tokenizer.encode_input("Hello world").ids == [101, 7592, 2088, 102]
+    pair = tokenizer.encode_pair("hello", "world")
+    assert (pair.ids, pair.type_ids) == ([101, 7592, 102, 2088, 102], [0, 0, 0, 1, 1])
 
 
 @pytest.fixture(scope="module")
