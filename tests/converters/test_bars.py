@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle import KV_TYPES, RECIPES, read_description
+from appliance.bundle import DECODER_RECIPES, KV_TYPES, read_description
 from appliance.errors import ConversionFailed, NotEnoughMemory
 from converters import bundle
 from converters.bars import BARS, judged
@@ -18,9 +18,9 @@ from tests.tiny_model import write_tiny_gguf
 READS = {"nll": 3.2, "source_nll": 3.2, "top1": 1.0}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", DECODER_RECIPES)
 @pytest.mark.parametrize("kv", KV_TYPES)
-def test_every_recipe_has_a_bar(recipe: str, kv: str) -> None:
+def test_every_recipe_of_decoders_has_a_bar(recipe: str, kv: str) -> None:
     assert judged(READS, recipe, kv, 50_000).startswith("held")
     with pytest.raises(ConversionFailed, match=f"^the conversion loses 0.5000 nats .* {recipe} .*choose another"):
         judged({**READS, "nll": 3.7}, recipe, kv, 50_000)
