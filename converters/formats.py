@@ -3,6 +3,7 @@
     GGUF                     bundle                             loses
     Q4_0                     4 bits, blocks of 32               nothing
     Q8_0, Q5_0               8 bits, blocks of 32               nothing
+      … from 2^26 weights    8 bits, blocks of 128              1/250 of a block's largest value
     Q4_1, Q4_K               4 bits, blocks of 32, with sums    1/400 of a step
       … below 2^20 weights,
       … and as an embedding  8 bits, blocks of 64               1/20 of a step
@@ -38,6 +39,10 @@ one and compare with nothing else in the column:
 The recipe `compact` takes the row "with sums, all": 10 of 209 MB less once loaded, decoding as fast, prefill a sixth
 slower. Scales are float32 since MatMulNBits wants them in the type of its inputs, and float16 inputs are slow on CPUs.
 
+Heads of 2^26 weights and more (vocabularies of 100,000 tokens) are most of what a step of decoding reads: in blocks of
+128, that of Gemma 3 270M has a sixth fewer bytes once packed than in blocks of 32, and loses nothing that can be told
+from noise.
+
 The two nodes cost about 5 µs; halving the bytes of a matrix of 2^20 weights saves about as much at 80 GB/s.
 """
 
@@ -55,6 +60,7 @@ Bytes = NDArray[np.uint8]
 
 SUM_BLOCK = 32
 SUMS_FROM_WEIGHTS = 1 << 20
+WIDE_BLOCKS_FROM_WEIGHTS = 1 << 26
 EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})  # symmetric, with a scale for every 32 values
 GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})  # step · q + low with q in 0 … 15 for every 32 values
 
@@ -104,6 +110,8 @@ def format_for(
         return Format(4, 32)
     if kinds <= GRID_OF_16 and shape[0] * shape[1] >= sums_from and not embedding:
         return Format(4, 32, sums=True)
+    if shape[0] * shape[1] >= WIDE_BLOCKS_FROM_WEIGHTS and shape[1] % 128 == 0:
+        return Format(8, 128)
     if kinds & EXACT_IN_8 or shape[1] % 64:
         return Format(8, 32)
     return Format(8, 64)

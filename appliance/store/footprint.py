@@ -6,6 +6,7 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     4 bits, blocks of 32, with sums   (4 + 32/32 + 4/32) · 34/32 = 5.45
     8 bits, blocks of 32              8 + 32/32 = 9
     8 bits, blocks of 64              8 + 32/64 = 8.5
+    8 bits, blocks of 128             8 + 32/128 = 8.25
     8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
     8 bits, of an encoder             8, and 8 bits in blocks for the embedding
 
@@ -28,6 +29,7 @@ FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
 _GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
 _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
 _LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
+_HUGE = 1 << 26  # weights from which 8 bits come in blocks of 128
 # GGUF's names, and those of checkpoints
 _EMBEDDING = re.compile(r"token_embd\.weight|(?:.+\.)?(?:embed_tokens|word_embeddings|tok_embeddings)\.weight")
 _HEAD = frozenset({"output.weight", "lm_head.weight"})
@@ -133,6 +135,8 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
 
 
 def _in_8_bits(matrix: _Matrix) -> float:
+    if matrix.weights >= _HUGE and matrix.columns % 128 == 0:
+        return 8.25
     return 9 if matrix.types & _EXACT_IN_8 or matrix.columns % 64 else 8.5
 
 

@@ -187,6 +187,8 @@ def test_fused_types_take_the_finest_format() -> None:
     assert format_for(["Q8_0", "Q4_1"], large) == Format(8, 32)
     assert format_for(["Q4_1"], large, embedding=True) == Format(8, 64)
     assert format_for(["F16"], (64, 96)) == Format(8, 32)
+    assert format_for(["Q8_0"], (1 << 18, 640)) == Format(8, 128)
+    assert format_for(["Q8_0"], (1 << 18, 576)) == Format(8, 32)
 
 
 @pytest.mark.parametrize("form", [Format(4, 32), Format(8, 32), Format(4, 32, sums=True)])
