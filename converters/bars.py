@@ -1,7 +1,8 @@
 """What a conversion may lose, and the verdict on what it lost.
 
 The bars of exact and compact are what "as good as the source" means here. Those of the other recipes are what they
-cost SmolLM2-135M and Gemma-3-270M on the calibration text, with room for models that suffer more.
+cost on the calibration text, with room for models that suffer more: int8-rotated +0.02 nats with SmolLM2-135M and with
+Gemma 3 270M, q4 +0.08 with SmolLM2-135M.
 
 Only a model that can read the text is held to a bar: of one that guesses (random weights, another language) neither
 likelihood nor first choices say anything. Such a model's figures are in the report, without a verdict.
