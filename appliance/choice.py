@@ -119,17 +119,22 @@ def choose(
     """
     check_parameters(parameters, footprint.encodes)
     kv = NO_CACHE if footprint.encodes else parameters.get("kv_cache_type", settings.kv_cache_type)
+    made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
+    recipe, reason = preferred(settings, parameters, footprint, _cache_bytes(settings, parameters, footprint, kv), made)
+    return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), reason)
+
+
+def preferred(
+    settings: Settings, parameters: Mapping[str, Any], footprint: Footprint, cache: int, made: Mapping[str, int]
+) -> tuple[str, str]:
+    """The recipe of a model with these parameters and `cache` bytes of KV cache, and why; `made`: see `automatic`."""
     recipe = parameters.get("recipe", settings.recipe)
     if recipe in recipes_for(footprint.encodes):  # a setting for models of the other kind counts as auto
         source = "the model's parameter" if "recipe" in parameters else settings.origin_of("recipe")
-        return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), f"chosen by {source}")
+        return recipe, f"chosen by {source}"
     if footprint.encodes:
-        reason = "whole texts are read: products of integers are the fastest"
-        return Choice(FOR_ENCODERS, kv, bundle_path(derived, digest, FOR_ENCODERS, kv), reason)
-    made = {name: size for name in footprint.weights if (size := _size(bundle_path(derived, digest, name, kv)))}
-    cache = _cache_bytes(settings, parameters, footprint, kv)
-    recipe, reason = automatic(footprint, cache, total_budget_bytes(settings), made)
-    return Choice(recipe, kv, bundle_path(derived, digest, recipe, kv), reason)
+        return FOR_ENCODERS, "whole texts are read: products of integers are the fastest"
+    return automatic(footprint, cache, total_budget_bytes(settings), made)
 
 
 def shortage(settings: Settings, parameters: Mapping[str, Any], footprint: Footprint, choice: Choice) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.choice import KV_BYTES, automatic
-from appliance.config import AUTO, Settings
+from appliance.choice import KV_BYTES, preferred
+from appliance.config import Settings
 from appliance.conversion import run_inspection
 from appliance.core import Inspection, RecipeCost
 from appliance.memory import total_budget_bytes, without_cache_bytes
@@ -62,7 +62,7 @@ def judge(settings: Settings, found: Inspection) -> Verdict:
     context = context_tokens(None, settings.context_length or DEFAULT_CONTEXT_TOKENS, trained)
     token = found.kv_values * KV_BYTES[kv]
     usable = {name: cost for name, cost in found.recipes.items() if not cost.refused}
-    recipe, reason = _choice(settings, found, token * context, budget)
+    recipe, reason = _choice(settings, found, token * context)
     slots = sorted({1, settings.num_parallel})
     return Verdict(
         found,
@@ -75,17 +75,14 @@ def judge(settings: Settings, found: Inspection) -> Verdict:
     )
 
 
-def _choice(settings: Settings, found: Inspection, cache: int, budget: int) -> tuple[str, str]:
+def _choice(settings: Settings, found: Inspection, cache: int) -> tuple[str, str]:
     """The recipe that the settings come to, and why; "" and the reason where it would be refused."""
     if found.refused:
         return "", found.refused
-    if settings.recipe != AUTO:
-        recipe, reason = settings.recipe, f"chosen by {settings.origin_of('recipe')}"
-    else:
-        weights = {name: cost.disk_bytes for name, cost in found.recipes.items()}
-        encodes = found.kind != "decoder"
-        footprint = Footprint(found.quantised, weights, found.kv_values, found.context_tokens, encodes)
-        recipe, reason = automatic(footprint, cache, budget, {})
+    weights = {name: cost.disk_bytes for name, cost in found.recipes.items()}
+    encodes = found.kind != "decoder"
+    footprint = Footprint(found.quantised, weights, found.kv_values, found.context_tokens, encodes)
+    recipe, reason = preferred(settings, {}, footprint, cache, {})
     refused = found.recipes[recipe].refused
     return ("", refused) if refused else (recipe, reason)
 

@@ -73,17 +73,9 @@ def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ..
     """What a check found, in sections."""
     found, tokenizer, errors = report.get("fidelity"), report["tokenizer"], report["tensors"]
     if found:
-        yield (
-            f"Against the source in float32, {found['tokens']} tokens",
-            [
-                ("NLL", f"{found['nll']:.4f}"),
-                ("source's NLL", f"{found['source_nll']:.4f}"),
-                ("difference", f"{found['nll'] - found['source_nll']:+.4f}"),
-                ("same first choice", f"{100 * found['top1']:.1f} %"),
-                ("KL divergence", f"{found['kl']:.4f}"),
-                ("bar", found["bar"]),
-            ],
-        )
+        unit = "texts" if "texts" in found else "tokens"
+        rows = _of_texts(found) if unit == "texts" else _of_tokens(found)
+        yield f"Against the source in float32, {found[unit]} {unit}", rows
     yield (
         "Tokenizer",
         [
@@ -93,3 +85,26 @@ def _report(report: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ..
     )
     worst = sorted(errors.items(), key=lambda item: -item[1])[:WORST_TENSORS]
     yield "Largest relative errors of weights", [(name, f"{100 * error:.2f} %") for name, error in worst]
+
+
+def _of_tokens(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """How close a model that writes comes."""
+    return [
+        ("NLL", f"{found['nll']:.4f}"),
+        ("source's NLL", f"{found['source_nll']:.4f}"),
+        ("difference", f"{found['nll'] - found['source_nll']:+.4f}"),
+        ("same first choice", f"{100 * found['top1']:.1f} %"),
+        ("KL divergence", f"{found['kl']:.4f}"),
+        ("bar", found["bar"]),
+    ]
+
+
+def _of_texts(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """How close a model that embeds or ranks comes."""
+    if "score_error" in found:
+        return [("error of scores, in standard deviations", f"{found['score_error']:.4f}"), ("bar", found["bar"])]
+    return [
+        ("cosine", f"{found['cosine']:.4f}"),
+        ("least cosine", f"{found['least_cosine']:.4f}"),
+        ("bar", found["bar"]),
+    ]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_adapter import write_peft
+from tests.tiny_encoder import random_bert, write_gguf
 from tests.tiny_folder import write_tiny_folder
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
@@ -29,6 +30,13 @@ def test_the_bundle_lies_beside_its_source(appliance: Run, tmp_path: Path) -> No
     assert outcome.out.startswith(f"converted '{source}' to '{tmp_path / 'tiny.fp32'}' (")
     assert (tmp_path / "tiny.fp32" / "bundle.json").exists()
     assert "converting model" in outcome.err
+
+
+def test_a_check_of_an_encoder_tells_the_cosine(appliance: Run, tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "encoder.gguf", "bert", random_bert(), heads=4)
+    outcome = appliance("convert", str(source), "--recipe", "int8", "--check")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"Against the source in float32, \d+ texts\n +cosine +0\.9\d+ +\n +least cosine", outcome.out)
 
 
 def test_a_folder_too(appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,15 @@ def test_what_fits(large: Inspection, budget: int, recipe: str, fits: bool, one:
     assert verdict.fits[recipe].contexts == {1: one, 4: four}
 
 
+def test_an_encoder_gets_the_recipe_that_loading_it_would_choose() -> None:
+    refused = RecipeCost(refused="no")
+    costs = {"exact": RecipeCost(30 * MB), "int8": RecipeCost(25 * MB), "compact": refused, "q4": refused}
+    found = Inspection("bert", "encoder", 10**7, 512, 0, False, "", costs)
+    assert judge(load_settings({}, {}), found).recipe == "int8"
+    assert judge(load_settings({"recipe": "exact"}, {}), found).recipe == "exact"
+    assert judge(load_settings({"recipe": "compact"}, {}), found).recipe == "int8"
+
+
 def test_a_cache_in_int8_holds_four_times_as_much(large: Inspection) -> None:
     settings = load_settings({"memory_budget_bytes": str(1000 * MB), "kv_cache_type": "q8_0", "num_parallel": "8"}, {})
     assert judge(settings, large).fits["compact"].contexts == {1: 8192, 8: 3689}
