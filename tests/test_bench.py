@@ -6,6 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,16 +17,19 @@ import pytest
 
 from scripts.bench.__main__ import parse
 from scripts.bench.client import Exchange, dechunk, read, replay
-from scripts.bench.core import LLAMA, OURS, TRIAL, Metric, Round
+from scripts.bench.core import LLAMA, OURS, SENTENCE_TRANSFORMERS, TRIAL, Metric, Round
 from scripts.bench.crowd import gaps_within, summary
 from scripts.bench.dialects import Ask, Ollama, OpenAI, user
 from scripts.bench.documents import INTEGERS, STRINGS, valid
+from scripts.bench.embed import over_http, sentences
 from scripts.bench.prompts import Prompts
 from scripts.bench.scenarios import SCENARIOS
 from scripts.bench.start import cached_share, warm
 from scripts.bench.stats import lines, median_ratio, percentile, spread
 from scripts.bench.svg import advantage, picture, tick_step
 from scripts.bench.table import table
+from tests.minilm import minilm_folder
+from tests.tiny_encoder import random_bert, write_gguf
 
 ROOT = Path(__file__).parents[1]
 SPEED = Metric("decode", "tokens/s", "more")
@@ -115,7 +122,14 @@ def test_ticks_are_few(highest: float) -> None:
 def test_arguments() -> None:
     args = parse(["depth", "single", "depth", "--rounds", "2", "--kv", "q8_0", "--recipe", "fp32"])
     assert (args.scenarios, args.rounds, args.kv, args.recipe) == (["depth", "single"], 2, "q8_0", "fp32")
-    assert parse([]).scenarios == list(SCENARIOS)
+    assert parse([]).scenarios == [name for name in SCENARIOS if name != "embed"]
+
+
+def test_the_encoder_has_arguments_of_its_own(tmp_path: Path) -> None:
+    args = parse(["--embed-model", str(tmp_path), "--st-python", "python"])
+    assert (args.scenarios, args.embed_recipe, args.st_model) == (list(SCENARIOS), "int8", tmp_path)
+    args = parse(["embed", "--embed-model", __file__, "--st-python", "python", "--st-model", str(tmp_path)])
+    assert (args.scenarios, args.st_model) == (["embed"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +141,11 @@ def test_arguments() -> None:
         (["--llama-model", __file__], "--llama-model needs --llama"),
         (["--llama", str(Path(__file__).parent)], "there is no llama-bench in"),
         (["--recipe", "best"], "invalid choice: 'best'"),
+        (["embed"], "embed needs --embed-model"),
+        (["--embed-gguf", __file__], "--embed-gguf needs --llama"),
+        (["--st-python", "python"], "--st-python needs --embed-model"),
+        (["--st-model", __file__], "--st-model needs --st-python"),
+        (["--embed-model", __file__, "--st-python", "python"], "where --embed-model is no folder"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,13 +270,96 @@ def test_a_file_just_read_is_in_the_page_cache(tmp_path: Path) -> None:
     assert cached_share([file]) == 1
 
 
+def test_texts_to_embed_are_the_same_every_time() -> None:
+    texts = sentences(300)
+    lengths = [len(text.split()) for text in texts]
+    assert texts == sentences(300)
+    assert len(set(texts)) == 300
+    assert 10 <= min(lengths) < 20
+    assert 190 < max(lengths) <= 200
+
+
+@contextmanager
+def answering(answer: Callable[[list[str]], tuple[int, object]]) -> Iterator[tuple[str, list[list[str]]]]:
+    """The address of a server that answers embedding requests, and the inputs that it has been given."""
+    asked: list[list[str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(body["input"])
+            status, content = answer(body["input"]) if self.path == "/v1/embeddings" else (404, "")
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_llama_server_is_asked_for_every_text_in_batches_after_a_warm_up() -> None:
+    texts = sentences(70)
+    with answering(lambda given: (200, {"data": [{"embedding": [0.0]} for _ in given]})) as (url, asked):
+        assert over_http(url, texts)["sentences/s"] > 0
+    assert asked == [texts[:32], texts[:32], texts[32:64], texts[64:]]
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "complaint"),
+    [
+        (400, {"error": "input is too large"}, "answered 400.*too large"),
+        (200, {"data": [{}]}, "1 embeddings to 2 texts"),
+    ],
+)
+def test_embeddings_that_are_missing_are_an_error(status: int, content: object, complaint: str) -> None:
+    with answering(lambda _: (status, content)) as (url, _), pytest.raises(RuntimeError, match=complaint):
+        over_http(url, sentences(2))
+
+
+def suite(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A trial of the suite in one round."""
+    command = [sys.executable, "-m", "scripts.bench", "--trial", "--rounds", "1", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+
+
+def test_embed_runs_on_a_gguf_file_and_cuts_at_its_context(tmp_path: Path) -> None:
+    model = write_gguf(tmp_path / "tiny.gguf", "bert", random_bert(), heads=4)
+    report = tmp_path / "report.json"
+    done = suite(tmp_path, "embed", "--embed-model", str(model), "--embed-recipe", "fp32", "--json", str(report))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny.gguf, fp32; ")
+    facts = json.loads(report.read_text())
+    (only,) = facts["scenarios"]["embed"]["rounds"]
+    assert only[""].keys() == {OURS}
+    assert only[""][OURS]["sentences/s"] > 0
+    assert facts["settings"]["embed_recipe"] == "fp32"
+    assert "recipe" not in facts["settings"]
+
+
+@pytest.mark.slow
+def test_embed_runs_beside_sentence_transformers(tmp_path: Path) -> None:
+    folder = minilm_folder()
+    done = suite(tmp_path, "embed", "--embed-model", str(folder), "--st-python", sys.executable)
+    assert done.returncode == 0, done.stderr
+    head, _, row = done.stdout.splitlines()[-3:]
+    assert [cell.strip() for cell in head.split("|")[2:4]] == [OURS, SENTENCE_TRANSFORMERS]
+    assert all(float(cell) > 0 for cell in row.split("|")[2:4])
+
+
 @pytest.mark.slow
 def test_single_runs(smollm2_gguf: Path, tmp_path: Path) -> None:
     report, drawing = tmp_path / "report.json", tmp_path / "report.svg"
-    command = [sys.executable, "-m", "scripts.bench", "single", "--trial", "--rounds", "1"]
-    command += ["--model", str(smollm2_gguf), "--json", str(report), "--svg", str(drawing)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = suite(tmp_path, "single", "--model", str(smollm2_gguf), "--json", str(report), "--svg", str(drawing))
     assert done.returncode == 0, done.stderr
     assert "| decode, tokens/s" in done.stdout
     facts = json.loads(report.read_text())

@@ -13,16 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import KV_TYPES, RECIPES
+from appliance.bundle import ENCODER_RECIPES, KV_TYPES, RECIPES
 from scripts.bench import machine
 from scripts.bench.bench import Bench, default_model
-from scripts.bench.core import TRIAL, Round, Sizes
-from scripts.bench.scenarios import SCENARIOS, rounds
+from scripts.bench.core import TRIAL, Embedding, Round, Sizes
+from scripts.bench.scenarios import EMBED, SCENARIOS, rounds
 from scripts.bench.stats import Line, lines
 from scripts.bench.svg import picture
 from scripts.bench.table import table
 
 BINARIES = ("llama-bench", "llama-server")
+NEEDS = {"llama_model": "llama", "embed_gguf": "llama", "st_model": "st_python", "st_python": "embed_model"}
+"""Options that mean something only beside another."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"scenarios:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="what to measure (default: everything)")
+    result.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="(default: all; embed with --embed-model)")
     result.add_argument("--model", type=existing, metavar="GGUF", help="the model (default: the default model)")
     result.add_argument("--recipe", choices=RECIPES, default="exact", help="how it is converted (default: exact)")
     result.add_argument("--kv", choices=KV_TYPES, default="f32", help="our KV cache (default: f32)")
@@ -48,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--genai", type=existing, metavar="FOLDER", help="a model for onnxruntime-genai")
     result.add_argument("--genai-source", type=existing, metavar="FOLDER", help="a Hugging Face folder for its builder")
     result.add_argument("--genai-python", default=sys.executable, metavar="PYTHON", help="which has onnxruntime-genai")
+    result.add_argument("--embed-model", type=existing, metavar="PATH", help="an encoder: a GGUF file or a folder")
+    result.add_argument("--embed-recipe", choices=ENCODER_RECIPES, default="int8", help="(default: int8)")
+    result.add_argument("--embed-gguf", type=existing, metavar="GGUF", help="the encoder that llama.cpp runs")
+    result.add_argument("--st-python", metavar="PYTHON", help="which has sentence-transformers")
+    result.add_argument("--st-model", type=existing, metavar="FOLDER", help="its model (default: the encoder's folder)")
     result.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     result.add_argument("--svg", type=Path, metavar="FILE", help="write a picture here")
     result.add_argument("--trial", action="store_true", help="tiny counts, to try the suite; the figures mean nothing")
@@ -76,9 +83,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in args.scenarios:
         if name not in SCENARIOS:
             given.error(f"there is no scenario {name!r}; there are {', '.join(SCENARIOS)}")
-    args.scenarios = list(dict.fromkeys(args.scenarios)) or list(SCENARIOS)
-    if args.llama_model and not args.llama:
-        given.error("--llama-model needs --llama")
+    named = list(dict.fromkeys(args.scenarios))
+    args.scenarios = named or [name for name in SCENARIOS if name != EMBED or args.embed_model]
+    for option, needed in NEEDS.items():
+        if getattr(args, option) and not getattr(args, needed):
+            given.error(f"--{option} needs --{needed}".replace("_", "-"))
+    if EMBED in named and not args.embed_model:
+        given.error("embed needs --embed-model")
+    if args.st_python and not args.st_model:
+        if not args.embed_model.is_dir():
+            given.error("--st-python needs --st-model where --embed-model is no folder")
+        args.st_model = args.embed_model
     for binary in BINARIES:
         if args.llama and not (args.llama / binary).is_file():
             given.error(f"there is no {binary} in {args.llama}")
@@ -92,7 +107,7 @@ def main() -> None:
     measured: dict[str, list[Round]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
         bench = Bench(
-            model=args.model or default_model(),
+            model=args.model or (default_model() if decoders(args) else args.embed_model),
             work=Path(work),
             recipe=args.recipe,
             kv=args.kv,
@@ -102,6 +117,7 @@ def main() -> None:
             genai=args.genai,
             genai_source=args.genai_source,
             genai_python=args.genai_python,
+            embedding=embedding(args),
             sizes=TRIAL if args.trial else Sizes(),
             temperature=args.temperature,
             speculate=args.speculate,
@@ -119,13 +135,23 @@ def main() -> None:
             report(bench, args, measured)
 
 
+def decoders(args: argparse.Namespace) -> bool:
+    """Whether a scenario was asked for that runs the model, not an encoder."""
+    return args.scenarios != [EMBED]
+
+
+def embedding(args: argparse.Namespace) -> Embedding | None:
+    """The models of the scenario that embeds."""
+    if not args.embed_model:
+        return None
+    return Embedding(args.embed_model, args.embed_recipe, args.embed_gguf, args.st_python, args.st_model)
+
+
 def report(bench: Bench, args: argparse.Namespace, measured: dict[str, list[Round]]) -> None:
     """Tables on standard output, and the files that were asked for."""
     facts = machine.facts(bench.llama, bench.threads)
     results = {name: lines(SCENARIOS[name].metrics(bench), each) for name, each in measured.items() if each}
-    peer = f" beside {bench.peer_model.name}" if bench.llama and bench.llama_model else ""
-    ours = f"{bench.model.name}, {bench.recipe}, KV cache {bench.kv}{', speculating' if bench.speculate else ''}"
-    title = f"{ours}{peer}; {facts['cpu']}, {bench.threads} threads"
+    title = f"{' and '.join(models(bench, args))}; {facts['cpu']}, {bench.threads} threads"
     print(title)
     for name, found in results.items():
         print(f"\n{name}: {SCENARIOS[name].about}; median (range) of {len(measured[name])}\n\n{table(found)}")
@@ -133,6 +159,41 @@ def report(bench: Bench, args: argparse.Namespace, measured: dict[str, list[Roun
         args.json.write_text(json.dumps(record(bench, args, facts, measured, results), indent=2) + "\n")
     if args.svg:
         args.svg.write_text(picture(title, results, {name: each.line for name, each in SCENARIOS.items()}))
+
+
+def models(bench: Bench, args: argparse.Namespace) -> list[str]:
+    """What was run, for the title."""
+    result = []
+    if decoders(args):
+        peer = f" beside {bench.peer_model.name}" if bench.llama and bench.llama_model else ""
+        ours = f"{bench.model.name}, {bench.recipe}, KV cache {bench.kv}{', speculating' if bench.speculate else ''}"
+        result.append(ours + peer)
+    if bench.embedding and EMBED in args.scenarios:
+        peer = f" beside {bench.embedding.gguf.name}" if bench.embedding.gguf else ""
+        result.append(f"{bench.embedding.model.name}, {bench.embedding.recipe}{peer}")
+    return result
+
+
+def settings(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, for the JSON file."""
+    result: dict[str, Any] = {"rounds": args.rounds, "sizes": asdict(bench.sizes)}
+    if decoders(args):
+        result |= {
+            "model": bench.model.name,
+            "peer_model": bench.peer_model.name,
+            "recipe": bench.recipe,
+            "kv": bench.kv,
+            "temperature": bench.temperature,
+            "speculate": bench.speculate,
+        }
+    if (found := bench.embedding) and EMBED in args.scenarios:
+        result |= {
+            "embed_model": found.model.name,
+            "embed_recipe": found.recipe,
+            "embed_gguf": found.gguf.name if found.gguf else None,
+            "st_model": found.st_model.name if found.st_model else None,
+        }
+    return result
 
 
 def record(
@@ -146,16 +207,7 @@ def record(
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": facts,
-        "settings": {
-            "model": bench.model.name,
-            "peer_model": bench.peer_model.name,
-            "recipe": bench.recipe,
-            "kv": bench.kv,
-            "temperature": bench.temperature,
-            "speculate": bench.speculate,
-            "rounds": args.rounds,
-            "sizes": asdict(bench.sizes),
-        },
+        "settings": settings(bench, args),
         "scenarios": {
             name: {"rounds": measured[name], "summary": [asdict(line) for line in found]}
             for name, found in results.items()

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.bench.core import LLAMA, OURS, Case, Figures, Sizes
+from scripts.bench.core import LLAMA, OURS, Case, Embedding, Figures, Sizes
 from scripts.bench.dialects import Ask, user
 from scripts.bench.prompts import Prompts
 from scripts.bench.servers import Server, appliance, install, llama_server, load
@@ -39,6 +39,8 @@ class Bench:
     genai_source: Path | None = None
     """A Hugging Face folder for onnxruntime-genai's builder."""
     genai_python: str = sys.executable
+    embedding: Embedding | None = None
+    """The models of the scenario that embeds."""
     sizes: Sizes = field(default_factory=Sizes)
     temperature: float = 0.0
     speculate: bool = False

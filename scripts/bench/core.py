@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Figures = dict[str, float]
 """What one run of one contestant gave, by the metric's name."""
@@ -12,6 +13,7 @@ Round = dict[str, dict[str, Figures]]
 """One round of a scenario: case name, contestant, figures."""
 
 OURS, LLAMA, GENAI = "ours", "llama.cpp", "genai"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,20 @@ class Case:
 
     name: str
     contestants: dict[str, Callable[[], Figures]]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What embeds texts, for ours (a GGUF file or a folder, and a recipe) and its peers."""
+
+    model: Path
+    recipe: str = "int8"
+    gguf: Path | None = None
+    """What llama.cpp runs."""
+    st_python: str | None = None
+    """The Python that has sentence-transformers."""
+    st_model: Path | None = None
+    """The folder that sentence-transformers runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,8 @@ class Sizes:
     history: int = 1000
     documents: int = 8
     """JSON documents."""
+    sentences: int = 1000
+    """Texts that are embedded."""
     slots: int = 4
     """Slots that the memory scenario fills."""
     slot_tokens: int = 2048
@@ -70,6 +88,7 @@ TRIAL = Sizes(
     long_prompt=600,
     history=200,
     documents=1,
+    sentences=8,
     slots=2,
     slot_tokens=512,
 )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from scripts.bench import convert, crowd, documents, memory, prefix, single, start
+from scripts.bench import convert, crowd, documents, embed, memory, prefix, single, start
 from scripts.bench.bench import Bench
 from scripts.bench.core import Case, Metric, Round
 
@@ -26,6 +26,8 @@ def _always(metrics: tuple[Metric, ...]) -> Callable[[Bench], tuple[Metric, ...]
     return lambda bench: metrics
 
 
+EMBED = "embed"
+"""The scenario that has a model of its own."""
 SCENARIOS = {
     "single": Scenario(
         "one stream in a process: decode, prefill, load, peak memory",
@@ -46,6 +48,7 @@ SCENARIOS = {
     ),
     "convert": Scenario("converting the model: time and peak memory", _always(convert.METRICS), convert.cases),
     "load": Scenario("from a server's start to its first token, warm and cold", _always(start.METRICS), start.cases),
+    EMBED: Scenario("texts of 10 to 200 words to vectors, with an encoder", _always(embed.METRICS), embed.cases),
 }
 
 
