@@ -186,7 +186,7 @@ def make_plan(
     vocabulary = vocabulary or read_vocabulary(metadata, source.files)
     config = architecture.read_config(metadata, source.tensors)
     weights = WeightsFile()
-    check = _check_encoder if isinstance(config, encoder.Config) else _check_decoder
+    check = _check_encoder if config.pooling else _check_decoder
     check(vocabulary, recipe, kv, target)
     opset = ENCODER_OPSET if isinstance(config, encoder.Config) else OPSET
     graph, batch = Graph(weights, opset, target), None
@@ -247,7 +247,7 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
     """
     if not choice.check and choice.recipe not in NOT_EXACT:
         return None
-    encodes, available = isinstance(plan.config, encoder.Config), psutil.virtual_memory().available
+    encodes, available = bool(plan.config.pooling), psutil.virtual_memory().available
     recipe = "fp32" if choice.check or encodes else "exact"
     other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0), vocabulary=plan.vocabulary)
     needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
@@ -271,7 +271,7 @@ def _measures(plan: Plan, choice: Choice, folder: Path, reference: Path | None) 
     lossy = choice.kv != "f32" or choice.recipe not in ("exact", "fp32")
     if not lossy and not choice.check:
         return {}
-    encodes = isinstance(plan.config, encoder.Config)
+    encodes = bool(plan.config.pooling)
     fidelity = (_vectors if encodes else _likelihood)(plan, choice, folder, reference)
     measures: dict[str, Any] = {"fidelity": fidelity} if fidelity else {}
     if choice.check:
@@ -318,7 +318,7 @@ def describe(plan: Plan, source: Source, recipe: str, digest: str) -> Bundle:
         architecture=plan.architecture,
         parameters=sum(_count(tensor.shape) for tensor in source.tensors.values()),
         layers=config.layers,
-        kv_heads=config.kv_heads,
+        kv_heads=0 if config.pooling else config.kv_heads,
         head_dim=config.head_dim,
         hidden_size=config.hidden,
         vocab_size=config.vocab_size,
@@ -334,10 +334,10 @@ def describe(plan: Plan, source: Source, recipe: str, digest: str) -> Bundle:
 
 def _encoder_facts(config: Config) -> dict[str, Any]:
     """What is said of encoders and rerankers alone."""
-    if not isinstance(config, encoder.Config):
+    if not config.pooling:
         return {}
     facts = {"heads": config.heads, "pooling": config.pooling}
-    if config.ranks:
+    if isinstance(config, encoder.Config) and config.ranks:
         return {"kind": "reranker", **facts}
     return {"kind": "encoder", "embedding_length": config.hidden, **facts}
 

@@ -1,9 +1,12 @@
 """What decoders share, in small pieces that an architecture's `build` puts together:
 
-    step = Step(graph)                                   the inputs of a run
+    step = begin(graph, config)                          the inputs of a run
     stream = Stream(graph, weights, epsilon, x)          the residual stream: norm, add
     attention(…), normed_heads(…), swiglu(…), geglu(…)   the two halves of a layer
     head(…)                                              the logits of the rows that are wanted
+
+A model whose metadata has a pooling_type embeds: it has the inputs and the output of an encoder, see encoder.py. Layers
+are the same, over whole texts and without a cache, and `head` pools what is behind the last norm.
 
 Nodes cost microseconds of each decoded token, so sums and norms are one node, and matrices that read the same rows
 are one matrix.
@@ -20,6 +23,8 @@ import onnx_ir as ir
 
 from appliance.errors import NotGGUF, UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
+from converters.architectures import encoder
+from converters.architectures.encoder import POOLING, Pooling
 from converters.architectures.keys import Keys, Shapes, check_layers
 from converters.architectures.rope import Tables
 from converters.graph import MICROSOFT, Graph, gelu_gate, pick, scaled, silu_gate
@@ -47,7 +52,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The dimensions of a decoder. An architecture's own configuration adds what only it has."""
+    """The dimensions of a decoder. An architecture's own configuration adds what only it has.
+
+    With `pooling`, it embeds.
+    """
 
     layers: int
     context_length: int
@@ -60,6 +68,7 @@ class Config:
     attention_scale: float
     vocab_size: int
     tied: bool
+    pooling: Pooling | None = None
 
 
 def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
@@ -88,7 +97,16 @@ def dimensions(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         "attention_scale": keys.number("attention.scale", head_dim**-0.5),
         "vocab_size": keys.vocabulary(),
         "tied": "output.weight" not in tensors,
+        "pooling": _pooling(keys),
     }
+
+
+def _pooling(keys: Keys) -> Pooling | None:
+    kind = keys.any("pooling_type")
+    if kind is not None and kind not in POOLING:
+        known = tuple(f"{number} ({name})" for number, name in POOLING.items())
+        raise UnsupportedModel(f"{keys.name}.pooling_type = {str(kind)[:40]} of a decoder", known)
+    return None if kind is None else POOLING[kind]
 
 
 def windowed(keys: Keys, layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
@@ -151,18 +169,56 @@ def biases(layer: Shapes, names: Sequence[str]) -> Shapes:
     return {f"{name}.bias": layer[f"{name}.weight"][:1] for name in names}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The inputs of a run, as docs/design.md says under "Graph contract"."""
+    """What layers need of a run: ids [B,S], and for attention, int32, how long rows are.
 
-    def __init__(self, graph: Graph) -> None:
-        int32, int64 = ir.DataType.INT32, ir.DataType.INT64
-        self.graph = graph
-        self.ids = graph.input("input_ids", int64, ("B", "S"))
-        self.lengths = graph.input("seqlens_k", int32, ("B",))
-        self.total = graph.input("total_sequence_length", int32, ())
-        self.queries = graph.input("query_seqlens", int32, ("B",)) if graph.target.ragged else None
-        logit_rows = graph.input("logit_rows", int64, ("B", "R"))
-        (self.wanted,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
+    `lengths` [B] are one less than the tokens of each row with what is before them, `total` the most of these or the
+    capacity of the cache, `queries` [B] the tokens of each row. `wanted` [B,R,1] are the rows that go on behind the
+    last layer's attention, `texts` the inputs of a model that embeds: one of these two is None.
+    """
+
+    graph: Graph
+    ids: ir.Value
+    lengths: ir.Value
+    total: ir.Value
+    queries: ir.Value | None = None
+    wanted: ir.Value | None = None
+    texts: encoder.Inputs | None = None
+    pooling: Pooling | None = None
+
+    def only_wanted(self, x: ir.Value) -> ir.Value:
+        """The rows of x [B,S,H] that the graph's output needs."""
+        if self.wanted is not None:
+            return pick(self.graph, x, self.wanted)
+        assert self.texts
+        assert self.pooling
+        return x if self.pooling == "mean" else encoder.picked(self.graph, self.texts, x, self.pooling)
+
+
+def begin(graph: Graph, config: Config) -> Step:
+    """The inputs of the graph, as docs/design.md says under "Graph contract"."""
+    if config.pooling:
+        return _begin_texts(graph, config.pooling)
+    int32, int64 = ir.DataType.INT32, ir.DataType.INT64
+    ids = graph.input("input_ids", int64, ("B", "S"))
+    lengths = graph.input("seqlens_k", int32, ("B",))
+    total = graph.input("total_sequence_length", int32, ())
+    queries = graph.input("query_seqlens", int32, ("B",)) if graph.target.ragged else None
+    logit_rows = graph.input("logit_rows", int64, ("B", "R"))
+    (wanted,) = graph.node("Unsqueeze", logit_rows, graph.constant("last_axis", np.array([-1])))
+    return Step(graph=graph, ids=ids, lengths=lengths, total=total, queries=queries, wanted=wanted)
+
+
+def _begin_texts(graph: Graph, pooling: Pooling) -> Step:
+    """The same of a model that embeds: without a cache, attention needs no `queries`, and refuses them."""
+    int32 = ir.DataType.INT32
+    texts = encoder.add_inputs(graph, ranks=False)
+    (tokens,) = graph.node("Cast", texts.lengths, to=int32)
+    (lengths,) = graph.node("Sub", tokens, graph.constant("one.int32", np.array(1, np.int32)))
+    (longest,) = graph.node("Shape", texts.ids, start=1)
+    (total,) = graph.node("Cast", longest, to=int32)
+    return Step(graph=graph, ids=texts.ids, lengths=lengths, total=total, texts=texts, pooling=pooling)
 
 
 class Stream:
@@ -201,10 +257,10 @@ class Stream:
         self.add(rms_norm(self.graph, x, self.weights.written_gain(name), self.epsilon))
 
     def only_wanted(self, step: Step, x: ir.Value) -> ir.Value:
-        """Go on with the rows whose logits are wanted, in the stream and in x, which is returned."""
+        """Go on with the rows that the output needs, in the stream and in x, which is returned."""
         assert self.added is None
-        x = pick(self.graph, x, step.wanted)
-        self.x = pick(self.graph, self.x, step.wanted)
+        x = step.only_wanted(x)
+        self.x = step.only_wanted(self.x)
         return x
 
 
@@ -223,24 +279,24 @@ def attention(
     window: int = 0,
     softcap: float = 0.0,
 ) -> ir.Value:
-    """Causal attention of layer `index` over the cache and into it: [B,S,heads · head_dim].
+    """Causal attention of layer `index` over the cache and into it, if there is one: [B,S,heads · head_dim].
 
     `qkv` are queries, keys and values, not yet rotated, or one value that has all three side by side. Each token sees
     `window` tokens, itself included; 0 is all. `softcap` · tanh(scores / softcap) bounds scores.
     """
     graph, shape = step.graph, ("B", config.kv_heads, "C", config.head_dim)
-    names = [f"{kind}.{index}" for kind in ("key", "value")]
+    names = [] if step.texts else [f"{kind}.{index}" for kind in ("key", "value")]
     past = [graph.input(f"past_{name}", graph.target.dtype, shape) for name in names]
     queries_keys_values = [*qkv, None, None][:3]
     optional = {"rotary_interleaved": int(rope.interleaved)} if rope else {}
     optional |= {"local_window_size": window} if 0 < window < config.context_length else {}
     x, *present = graph.node(
         "GroupQueryAttention",
-        *(*queries_keys_values, *past, step.lengths, step.total),
+        *(*queries_keys_values, *(past or (None, None)), step.lengths, step.total),
         *((rope.cos, rope.sin) if rope else (None, None)),
         *((*[None] * 7, step.queries) if step.queries is not None else ()),
         domain=MICROSOFT,
-        outputs=3,
+        outputs=1 + len(names),
         num_heads=config.heads,
         kv_num_heads=config.kv_heads,
         scale=config.attention_scale,
@@ -289,10 +345,16 @@ def _gate_up(weights: Recipe, x: ir.Value, layer: str) -> Sequence[ir.Value]:
     return weights.gate_up(x, f"{layer}.ffn_gate", f"{layer}.ffn_up", after=f"{layer}.ffn_norm.weight")
 
 
-def head(
-    graph: Graph, weights: Recipe, config: Config, x: ir.Value, *, scale: float = 1.0, softcap: float = 0.0
-) -> None:
-    """The output `logits`, from the stream behind output_norm: `scale` times the head's product, softly capped."""
+def head(step: Step, weights: Recipe, config: Config, x: ir.Value, *, scale: float = 1.0, softcap: float = 0.0) -> None:
+    """The output `logits`, from the stream behind output_norm: `scale` times the head's product, softly capped.
+
+    Of a model that embeds, `embeddings` instead: the stream itself, pooled.
+    """
+    graph = step.graph
+    if step.texts:
+        assert config.pooling
+        graph.output(encoder.pooled(graph, step.texts, x, config.pooling), "embeddings", ("B", config.hidden))
+        return
     logits = weights.linear(x, "token_embd" if config.tied else "output", after="output_norm.weight")
     if softcap:
         logits = scaled(graph, logits, scale / softcap, "logits.inverse_cap")

@@ -176,14 +176,18 @@ def picked(graph: Graph, inputs: Inputs, x: ir.Value, pooling: Pooling) -> ir.Va
 
 def finish(graph: Graph, weights: Recipe, config: Config, inputs: Inputs, x: ir.Value) -> None:
     """The graph's output, from the layers' x: [B,S,H] for "mean", else the picked tokens [B,1,H]."""
-    middle = graph.constant("middle_axis", np.array([1]))
-    if config.pooling == "mean":
-        x = _mean(graph, inputs, x)
-    (x,) = graph.node("Squeeze", x, middle)
+    x = pooled(graph, inputs, x, config.pooling)
     if config.ranks:
         graph.output(_score(graph, weights, config, x), "scores", ("B", 1))
     else:
         graph.output(x, "embeddings", ("B", config.hidden))
+
+
+def pooled(graph: Graph, inputs: Inputs, x: ir.Value, pooling: Pooling) -> ir.Value:
+    """The vector [B,H] of each row, from x as `finish` has it."""
+    if pooling == "mean":
+        x = _mean(graph, inputs, x)
+    return graph.node("Squeeze", x, graph.constant("middle_axis", np.array([1])))[0]
 
 
 def _mean(graph: Graph, inputs: Inputs, x: ir.Value) -> ir.Value:

@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder
-from converters.architectures.decoder import Step, Stream
+from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph, scaled
@@ -64,7 +64,7 @@ def query_scale(keys: Keys, dimensions: Mapping[str, Any], layers_of_27b: int) -
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope = tables(weights, config.rope, config.context_length)
     embeddings = scaled(graph, weights.embedding(step.ids, "token_embd"), config.hidden**0.5, "embedding.scale")
     stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden))
@@ -80,4 +80,4 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         stream.add_normed(x, f"{layer}.post_attention_norm.weight")
         x = decoder.geglu(graph, weights, stream.norm(f"{layer}.ffn_norm.weight"), layer)
         stream.add_normed(x, f"{layer}.post_ffw_norm.weight")
-    decoder.head(graph, weights, config, stream.norm("output_norm.weight"), softcap=config.logit_cap)
+    decoder.head(step, weights, config, stream.norm("output_norm.weight"), softcap=config.logit_cap)

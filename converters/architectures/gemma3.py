@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder
-from converters.architectures.decoder import Step, Stream
+from converters.architectures.decoder import Stream
 from converters.architectures.gemma2 import query_scale
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
@@ -63,7 +63,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope = tables(weights, config.rope, config.context_length)
     local_rope = tables(weights, config.local_rope, config.context_length, ".local")
     embeddings = scaled(graph, weights.embedding(step.ids, "token_embd"), config.hidden**0.5, "embedding.scale")
@@ -80,4 +80,4 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         stream.add_normed(x, f"{layer}.post_attention_norm.weight")
         x = decoder.geglu(graph, weights, stream.norm(f"{layer}.ffn_norm.weight"), layer)
         stream.add_normed(x, f"{layer}.post_ffw_norm.weight")
-    decoder.head(graph, weights, config, stream.norm("output_norm.weight"), softcap=config.logit_cap)
+    decoder.head(step, weights, config, stream.norm("output_norm.weight"), softcap=config.logit_cap)

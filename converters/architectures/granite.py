@@ -65,7 +65,7 @@ def granite_fields(keys: Keys, tensors: Mapping[str, TensorInfo]) -> dict[str, A
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope, stream = begin(graph, weights, config, step)
     for index in range(config.layers):
         layer = f"blk.{index}"
@@ -76,7 +76,7 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         stream.add(weights.back(x, f"{layer}.attn_output"))
         x = stream.norm(f"{layer}.ffn_norm.weight")
         stream.add(decoder.swiglu(graph, weights, x, layer))
-    finish(graph, weights, config, stream.norm("output_norm.weight"))
+    finish(step, weights, config, stream.norm("output_norm.weight"))
 
 
 def begin(graph: Graph, weights: Recipe, config: Config, step: Step) -> tuple[Tables | None, Stream]:
@@ -88,6 +88,6 @@ def begin(graph: Graph, weights: Recipe, config: Config, step: Step) -> tuple[Ta
     return rope, Stream(graph, weights, epsilon, weights.enter(embeddings, config.hidden))
 
 
-def finish(graph: Graph, weights: Recipe, config: Config, x: ir.Value) -> None:
-    """The logits."""
-    decoder.head(graph, weights, config, x, scale=1 / config.logit_scale)
+def finish(step: Step, weights: Recipe, config: Config, x: ir.Value) -> None:
+    """The graph's output."""
+    decoder.head(step, weights, config, x, scale=1 / config.logit_scale)

@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder, granite
-from converters.architectures.decoder import Step
 from converters.architectures.keys import Keys, Shapes, check_tensors, in_layers
 from converters.architectures.mixture import NEUTRAL, Mixture, mixture_of_experts, mixture_shapes, read_mixture
 from converters.graph import Graph, silu_gate
@@ -55,7 +54,7 @@ def shared_shapes(config: Config) -> Shapes:
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope, stream = granite.begin(graph, weights, config, step)
     for index in range(config.layers):
         layer = f"blk.{index}"
@@ -68,7 +67,7 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         stream.add(mixture_of_experts(weights, x, layer, config.mixture))
         if config.shared:
             stream.add(shared_expert(graph, weights, x, layer))
-    granite.finish(graph, weights, config, stream.norm("output_norm.weight"))
+    granite.finish(step, weights, config, stream.norm("output_norm.weight"))
 
 
 def shared_expert(graph: Graph, weights: Recipe, x: ir.Value, layer: str) -> ir.Value:

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder
-from converters.architectures.decoder import Step, Stream
+from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph
@@ -50,7 +50,7 @@ def read_config(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope = tables(weights, config.rope, config.context_length)
     embeddings = weights.embedding(step.ids, "token_embd")
     stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden))
@@ -63,4 +63,4 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         stream.add(weights.back(x, f"{layer}.attn_output"))
         x = stream.norm(f"{layer}.ffn_norm.weight")
         stream.add(decoder.swiglu(graph, weights, x, layer))
-    decoder.head(graph, weights, config, stream.norm("output_norm.weight"))
+    decoder.head(step, weights, config, stream.norm("output_norm.weight"))

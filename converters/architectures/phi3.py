@@ -16,7 +16,7 @@ from typing import Any
 
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures import decoder
-from converters.architectures.decoder import Step, Stream
+from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, Shapes, check_tensors, in_layers
 from converters.architectures.rope import SCALINGS, Rope, read_rope, tables
 from converters.graph import Graph, silu_gate
@@ -67,7 +67,7 @@ def layer_shapes(config: Config) -> Shapes:
 
 def build(graph: Graph, weights: Recipe, config: Config) -> None:
     """Add the whole decoder to the graph."""
-    step = Step(graph)
+    step = decoder.begin(graph, config)
     rope = tables(weights, config.rope, config.context_length)
     embeddings = weights.embedding(step.ids, "token_embd")
     stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden))
@@ -83,4 +83,4 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
         gate_up = weights.linear(stream.norm(norm), f"{layer}.ffn_up", after=norm)
         gate, up = graph.node("Split", gate_up, axis=-1, num_outputs=2, outputs=2)
         stream.add(weights.back(silu_gate(graph, gate, up), f"{layer}.ffn_down"))
-    decoder.head(graph, weights, config, stream.norm("output_norm.weight"))
+    decoder.head(step, weights, config, stream.norm("output_norm.weight"))

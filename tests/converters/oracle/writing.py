@@ -22,12 +22,14 @@ Weights = dict[str, Array]
 INTERLEAVED = ("llama", "smollm3", "granite", "granitemoe")
 
 
-def write_gguf(path: Path, architecture: str, config: dict[str, Any], weights: Weights, tensor_type: str) -> Path:
-    """Write the model with matrices of `tensor_type` and return its path."""
+def write_gguf(
+    path: Path, architecture: str, config: dict[str, Any], weights: Weights, tensor_type: str, **more: Any
+) -> Path:
+    """Write the model with matrices of `tensor_type` and keys beyond what the configuration says; returns its path."""
     writer = GGUFWriter(path, architecture)
     for key, value in tokenizer_keys().items():
         add_key(writer, key, value)
-    for key, value in metadata(architecture, config).items():
+    for key, value in (metadata(architecture, config) | more).items():
         add_key(writer, f"{architecture}.{key}", value)
     names = name_map(architecture, config["num_hidden_layers"])
     for name, array in arranged(architecture, config, weights):
