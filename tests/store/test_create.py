@@ -236,7 +236,7 @@ def test_info_errors(create: Create, info: dict[str, Any], message: str) -> None
         ({"nope": 1}, "unknown parameter 'nope'"),
         (
             {"recipe": "best"},
-            "option \"recipe\" must be one of auto, exact, compact, int8-rotated, q4, fp32, not 'best'",
+            "option \"recipe\" must be one of auto, exact, compact, int8-rotated, q4, int8, fp32, not 'best'",
         ),
         ({"kv_cache_type": 8}, "option \"kv_cache_type\" must be one of f32, q8_0, not '8'"),
     ],
