@@ -15,11 +15,8 @@ from scripts.bench.servers import Server, load
 ANSWER_TOKENS = 96
 LOOK_EVERY_S = 0.25
 REST_S = 1.0
-FILLS = 3
-"""How often every slot gets a prompt that nobody has seen: servers keep what they overwrite, each in its own way."""
 METRICS = (
     Metric("loaded", "MB", "less"),
-    Metric("slots filled once, at most", "MB", "less"),
     Metric("serving, at most", "MB", "less"),
     Metric("serving, at most, shared pages split", "MB", "less"),
     Metric("afterwards", "MB", "less"),
@@ -46,18 +43,15 @@ def cases(bench: Bench) -> list[Case]:
 
 
 def memory(bench: Bench, server: Server, prompt: int) -> Figures:
-    """Fill every slot at the same time with a prompt and an answer, and again with others, and look on."""
+    """Fill every slot at the same time with a prompt and an answer, and look on."""
     load(server)
     loaded = server.memory_mb()
-    once = 0.0
+    asks = [[question(bench, prompt, ANSWER_TOKENS)] for _ in range(bench.sizes.slots)]
     with Watch(server) as watch:
-        for _ in range(FILLS):
-            answers = server.ask(*([question(bench, prompt, ANSWER_TOKENS)] for _ in range(bench.sizes.slots)))
-            once = once or watch.most["rss"]
+        answers = server.ask(*asks)
     time.sleep(REST_S)
     return {
         "loaded": loaded["rss"],
-        "slots filled once, at most": once,
         "serving, at most": watch.most["rss"],
         "serving, at most, shared pages split": watch.most["pss"],
         "afterwards": server.memory_mb()["rss"],
