@@ -40,8 +40,8 @@ The recipe `compact` takes the row "with sums, all": 10 of 209 MB less once load
 slower. Scales are float32 since MatMulNBits wants them in the type of its inputs, and float16 inputs are slow on CPUs.
 
 Heads of 2^26 weights and more (vocabularies of 100,000 tokens) are most of what a step of decoding reads: in blocks of
-128, that of Gemma 3 270M has a sixth fewer bytes once packed than in blocks of 32, and loses nothing that can be told
-from noise.
+128, a weight takes 8.5 bits once packed instead of 10. Gemma 3 270M, recipe compact: NLL no worse (-0.006 instead of
+-0.0002), first choices 94.7 % instead of 95.9 %, divergence 0.0051 instead of 0.0036.
 
 The two nodes cost about 5 µs; halving the bytes of a matrix of 2^20 weights saves about as much at 80 GB/s.
 """

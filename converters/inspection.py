@@ -20,7 +20,7 @@ from converters.fidelity import STEP_TOKENS
 from converters.peft import open_model
 from converters.source import Source
 
-# Rough: memory was held against conversions of SmolLM2-135M, times are of the order that two idle cores take.
+# Rough: memory was held against conversions of SmolLM2-135M alone, times are guesses for two idle cores.
 PROCESS_BYTES = 180 << 20  # libraries, a vocabulary, pieces of matrices
 ROTATED_MATRICES = 4  # float32 copies of a layer's largest matrix, which a rotation needs whole
 MEASURED_LOGITS = 6  # arrays of float32 [STEP_TOKENS, vocabulary] while a graph is measured
