@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from appliance.bundle import Bundle
-from appliance.core import ChatRequest, GenerateRequest, Message
+from appliance.core import ChatRequest, GenerateRequest, InferenceRequest, Message, Think
 from appliance.errors import InvalidRequest, InvalidTemplate, PromptTooLong
 from appliance.generation import Prompt
 from appliance.options import Options
@@ -15,6 +15,7 @@ from appliance.prompt.chat import (
     GoPrompt,
     JinjaPrompt,
     PromptTemplate,
+    Tools,
     assemble_history,
     trim_history,
     without_thoughts,
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 COMPILED_TEMPLATES = 32
+HARMONY = ("gptoss", "gpt-oss")  # model families whose highest level of thinking is "high"
 
 
 def chat_prompt(
@@ -41,7 +43,8 @@ def chat_prompt(
     messages = assemble_history(model.system, model.messages, request.messages)
     if model.facts().family == "qwen3" or model.name.model == "deepseek-r1":
         messages = without_thoughts(messages)
-    return conversation(template, messages, request, runner, num_ctx, options)
+    think = thinking(model, request)
+    return conversation(template, messages, request, runner, num_ctx, options, tools=request.tools, think=think)
 
 
 def generate_prompt(
@@ -52,18 +55,19 @@ def generate_prompt(
         tokens = runner.tokenizer.encode(request.prompt, add_bos=True)
         return Prompt(request.prompt, cut(tokens, request, runner, options, num_ctx), guarded=True)
     template = compiled(request.template) if request.template else template_of(model, runner)
+    think = thinking(model, request)
     if request.suffix:
         if not isinstance(template, GoPrompt):
             template = compiled(model.template)
             assert isinstance(template, GoPrompt)
-        text = template.render_fim(request.prompt, request.suffix)
+        text = template.render_fim(request.prompt, request.suffix, think)
         tokens = runner.tokenizer.encode(text, add_bos=True)
         return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True, context=True)
     system = request.system or model.system
     turns = [Message("system", system)] if system else []
     turns += () if request.context else model.messages
     turns.append(Message("user", request.prompt))
-    prompt = conversation(template, turns, request, runner, num_ctx, options, earlier=request.context)
+    prompt = conversation(template, turns, request, runner, num_ctx, options, think=think, earlier=request.context)
     return Prompt(prompt.text, prompt.tokens, guarded=True, context=True)
 
 
@@ -74,6 +78,9 @@ def conversation(
     runner: DecoderRunner,
     num_ctx: int,
     options: Options,
+    *,
+    tools: Tools = (),
+    think: Think | None = None,
     earlier: Sequence[int] = (),
 ) -> Prompt:
     """Render `messages` after the tokens `earlier`, dropping old turns that do not fit."""
@@ -84,7 +91,7 @@ def conversation(
     def render(turns: Sequence[Message]) -> tuple[str, list[int]]:
         key = tuple(map(id, turns))  # messages may hold what cannot be hashed
         if key not in rendered:
-            text = template.render(turns)
+            text = template.render(turns, tools=tools, think=think)
             rendered[key] = text, [*earlier, *runner.tokenizer.encode(text, add_bos=not earlier)]
         return rendered[key]
 
@@ -100,6 +107,14 @@ def conversation(
     if len(tokens) > num_ctx:
         raise PromptTooLong(len(tokens), num_ctx)
     return Prompt(text, tuple(tokens))
+
+
+def thinking(model: StoredModel, request: InferenceRequest) -> Think | None:
+    """How the model is to think: as the request says, else it does if it can. None: it knows no thinking."""
+    think = request.think
+    if think is None:
+        return True if "thinking" in model.capabilities() else None
+    return "high" if think == "max" and model.facts().family in HARMONY else think
 
 
 def cut(
