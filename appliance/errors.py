@@ -27,6 +27,7 @@
     ├── NotEnoughMemory           .needed, .available (bytes)
     ├── NotEnoughDisk             .needed, .available (bytes)
     ├── RequestCancelled
+    ├── OutputError               the model's markup cannot be read
     └── EngineStopped             the engine thread died or was closed
 
 `str(error)` is the text for the client. `api/errors.py` maps classes to HTTP statuses.
@@ -200,6 +201,10 @@ class RequestCancelled(ApplianceError):
 
     def __init__(self) -> None:
         super().__init__("request canceled")
+
+
+class OutputError(ApplianceError):
+    """The model wrote a tool call, or other markup, that its parser cannot read."""
 
 
 class EngineStopped(ApplianceError):

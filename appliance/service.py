@@ -41,6 +41,7 @@ from appliance.embedding import embed, embedder, rerank, reranker
 from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, NoEmbeddings, Unsupported
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager
+from appliance.parsing import parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
 from appliance.runner import DecoderRunner, Runner
 from appliance.store import create as creation
@@ -53,8 +54,8 @@ log = logging.getLogger(__name__)
 OLLAMA_API_VERSION = "0.33.0"
 """The version of Ollama whose API this server speaks; clients switch features on by it."""
 
-CAPABILITIES: frozenset[Capability] = frozenset({"completion", "insert", "embedding", "rerank"})
-"""What this version claims of a model that has it. Tools, thinking and vision it cannot serve yet."""
+CAPABILITIES: frozenset[Capability] = frozenset({"completion", "tools", "insert", "embedding", "rerank"})
+"""What this version claims of a model that has it. Thinking and vision it cannot serve yet."""
 
 CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
@@ -86,7 +87,7 @@ class Service:
             yield await self._unload(model)
             return
         check_support(model, request, "chat")
-        if request.tools:
+        if request.tools and "tools" not in model.capabilities():
             raise Unsupported(f"{model.name.full} does not support tools")
         if any(message.images for message in request.messages):
             raise Unsupported(f"{model.name.full} does not support vision")
@@ -265,7 +266,11 @@ class Service:
             yield runner, context if chosen.num_ctx is None else min(chosen.num_ctx, context)
 
     async def _infer(
-        self, model: StoredModel, request: InferenceRequest, build: Build | None, stopwatch: Stopwatch
+        self,
+        model: StoredModel,
+        request: ChatRequest | GenerateRequest,
+        build: Build | None,
+        stopwatch: Stopwatch,
     ) -> AsyncGenerator[Reply, None]:
         """Hold the model, build the prompt, run it. No `build`: only load."""
         model.require_runnable()
@@ -296,7 +301,8 @@ class Service:
                 constraint=constraint,
                 stopwatch=stopwatch,
             )
-            async with contextlib.aclosing(answer) as replies:
+            read = parsed(answer, parser_of(model, request, prompt), calls_last=isinstance(request, GenerateRequest))
+            async with contextlib.aclosing(read) as replies:
                 async for reply in replies:
                     yield reply
 

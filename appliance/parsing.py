@@ -1,0 +1,72 @@
+"""What a model said, taken apart: the answer, its thoughts and its tool calls, in replies of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import string
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from appliance.core import ChatRequest, GenerateRequest, Reply
+from appliance.generation import Prompt
+from appliance.prompt.parsers import output_parser
+from appliance.prompt.parsers.base import Expected, OutputParser, Parsed, Passthrough, ToolCall
+from appliance.prompting import thinking
+from appliance.store.store import StoredModel
+
+ID_ALPHABET = string.ascii_lowercase + string.digits
+ID_CHARS = 8
+
+
+def parser_of(model: StoredModel, request: ChatRequest | GenerateRequest, prompt: Prompt) -> OutputParser:
+    """The parser of the answer to `prompt`."""
+    if isinstance(request, GenerateRequest) and request.raw:
+        return Passthrough()
+    tools = request.tools if isinstance(request, ChatRequest) else ()
+    template = request.template if isinstance(request, GenerateRequest) else ""
+    if not template and model.uses_go_template:
+        template = model.template
+    return output_parser(
+        Expected(tools, thinking(model, request), prompt.text),
+        name=str(model.config.get("parser") or ""),
+        go_template=template,
+        chat_template="" if template else model.chat_template,
+    )
+
+
+async def parsed(
+    replies: AsyncGenerator[Reply, None], parser: OutputParser, *, calls_last: bool = False
+) -> AsyncGenerator[Reply, None]:
+    """The replies as `parser` reads them, each call in one of its own as soon as it is complete.
+
+    With `calls_last` the last reply has all calls, without ids. Log probabilities leave with the token they belong
+    to, whether or not its text is held back. Raises OutputError.
+    """
+    made: list[ToolCall] = []
+    async with contextlib.aclosing(replies):
+        async for reply in replies:
+            found = parser.feed(reply.text) if reply.text else Parsed()
+            if reply.done:
+                found += parser.finish()
+            if found.text or found.thinking or reply.logprobs:
+                yield Reply(text=found.text, thinking=found.thinking, logprobs=reply.logprobs)
+            if found.tool_calls and not calls_last:
+                yield Reply(tool_calls=tuple(numbered(found.tool_calls, len(made))))
+            made += found.tool_calls
+            if reply.done:
+                late = tuple(numbered(made, identified=False)) if calls_last else ()
+                yield replace(reply, text="", logprobs=(), tool_calls=late)
+
+
+def numbered(calls: Iterable[ToolCall], first: int = 0, *, identified: bool = True) -> Iterable[Mapping[str, Any]]:
+    """Calls as replies carry them, counted from `first`."""
+    for index, call in enumerate(calls, first):
+        function = {"index": index, "name": call.name, "arguments": dict(call.arguments)}
+        yield ({"id": new_id()} if identified else {}) | {"function": function}
+
+
+def new_id() -> str:
+    """A tool call's id."""
+    return "call_" + "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
