@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 11434
 DEFAULT_STEP_MS = 150
 DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
+DEFAULT_DISK_FLOOR_BYTES = 500 * 10**6
 PROVIDERS = ("auto", "cpu", "cuda", "directml")
 AUTO = "auto"
 SPINNING = (AUTO, "on", "off")
@@ -218,6 +219,12 @@ class Settings:
         (), "OLLAMA_ORIGINS", _list, "Browser origins allowed besides the local ones, separated by commas"
     )
     debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 or more logs each request, and more of what goes on inside")
+    disk_floor_bytes: int = _setting(
+        DEFAULT_DISK_FLOOR_BYTES,
+        "APPLIANCE_DISK_FLOOR_BYTES",
+        _integer(0),
+        "Disk space that is left free: what would take it is refused, with status 507; 0 uses the disk up",
+    )
     noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
     nohistory: bool = _setting(False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`")
     provider: str = _setting(

@@ -16,7 +16,8 @@ from typing import Any
 from appliance import errors
 from appliance.bundle import CONVERTER_VERSION, read_description
 from appliance.core import Inspection, Progress, RecipeCost
-from appliance.errors import ApplianceError, ConversionFailed, ModelFileError
+from appliance.errors import ApplianceError, ConversionFailed, ModelFileError, NotEnoughDisk
+from appliance.store.disk import Space
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ def prepare(folder: Path) -> bool:
 
 
 class Converter:
-    """Makes bundles; asks for the same one wait for each other."""
+    """Makes bundles; asks for the same one wait for each other. `floor` bytes of the disk are left free."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: int = 0) -> None:
+        self._floor = floor
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ensure(
@@ -59,7 +61,7 @@ class Converter:
         async with self._locks[folder]:
             if await asyncio.to_thread(prepare, folder):
                 return
-            running = run_converter(source, folder, recipe, kv, adapter=adapter, target=target)
+            running = run_converter(source, folder, recipe, kv, adapter=adapter, target=target, floor=self._floor)
             async with contextlib.aclosing(running) as lines:
                 async for line in lines:
                     if "status" in line:
@@ -76,19 +78,25 @@ async def run_converter(
     adapter: Path | None = None,
     check: bool = False,
     target: str = "cpu",
+    floor: int = 0,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Convert in a process of its own: yields the objects it prints, the last with "done" and the "bundle".
 
-    Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said. Closing the
-    generator kills it. However it ends, neither the process nor its partial folder stays behind.
+    Raises what it reports, and ConversionFailed when it breaks down, which is logged with all it said; NotEnoughDisk
+    also when others leave less than `floor` bytes of the disk free meanwhile. Closing the generator kills it. However
+    it ends, neither the process nor its partial folder stays behind.
     """
     arguments = [str(source), "--out", str(folder), "--recipe", recipe, "--kv", kv, "--target", target]
     arguments += ["--adapter", str(adapter)] if adapter else []
     arguments += ["--check"] if check else []
+    arguments += ["--floor", str(floor)] if floor else []
+    space = Space(folder.parent, floor)
     async with _process(arguments) as process:
         try:
             async with contextlib.aclosing(_lines(process)) as lines:
                 async for line in lines:
+                    if floor and folder.parent.is_dir() and (left := space.left) < 0:
+                        raise NotEnoughDisk(-left, 0, floor)
                     yield line
         finally:
             await _end(process)

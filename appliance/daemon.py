@@ -51,7 +51,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(sole_user(settings.models))
-            store = Store(settings.models, noprune=settings.noprune)
+            store = Store(settings.models, noprune=settings.noprune, floor=settings.disk_floor_bytes)
         except OSError as error:
             raise ApplianceError(f"cannot use the models folder {settings.models}: {error.strerror}") from error
         yield store

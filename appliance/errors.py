@@ -25,7 +25,7 @@
     ├── InvalidSetting            config.toml or a flag
     ├── ServerBusy                .limit, .retry_after_s
     ├── NotEnoughMemory           .needed, .available (bytes)
-    ├── NotEnoughDisk             .needed, .available (bytes)
+    ├── NotEnoughDisk             .needed, .available, .floor (bytes)
     ├── RequestCancelled
     ├── OutputError               the model's markup cannot be read
     └── EngineStopped             the engine thread died or was closed
@@ -190,10 +190,12 @@ class NotEnoughMemory(ApplianceError):
 class NotEnoughDisk(ApplianceError):
     """The file system has too little room for what is to be written."""
 
-    def __init__(self, needed: int, available: int) -> None:
-        super().__init__(f"not enough disk space: {needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB available")
+    def __init__(self, needed: int, available: int, floor: int = 0) -> None:
+        kept = f" (besides {_size(floor)} that disk_floor_bytes keeps free)" if floor else ""
+        super().__init__(f"not enough disk space: {_size(needed)} needed, {_size(available)} available{kept}")
         self.needed = needed
         self.available = available
+        self.floor = floor
 
 
 class RequestCancelled(ApplianceError):
@@ -215,3 +217,7 @@ class EngineStopped(ApplianceError):
             "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
             "check the server's logs for details" + (f": {detail}" if detail else "")
         )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"

@@ -82,7 +82,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         max_waiting=settings.max_queue,
         prefix_cache_bytes=plan.grant.cache,
         speculate=settings.speculate,
-        snapshots=open_folder(plan.folder, backend.provider, settings.prefix_snapshot_bytes),
+        snapshots=open_folder(plan.folder, backend.provider, settings.prefix_snapshot_bytes, settings.disk_floor_bytes),
         name=plan.model.name.short,
     )
     return DecoderRunner(

@@ -72,7 +72,7 @@ class Service:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._converter = Converter()
+        self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
 
     async def close(self) -> None:

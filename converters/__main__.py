@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--target", choices=TARGETS, default="cpu", help="the execution provider that will run it")
     parser.add_argument("--adapter", type=Path, metavar="PATH", help="a LoRA to merge: a GGUF file or a PEFT folder")
     parser.add_argument("--adapter-only", action="store_true", help="make a GGUF file of a PEFT folder instead")
+    parser.add_argument("--floor", type=int, default=0, metavar="BYTES", help="disk space to leave free")
     parser.add_argument("--inspect", action="store_true", help="only say what a conversion would take; needs --json")
     parser.add_argument("--check", action="store_true", help="hold the bundle against the source in float32")
     parser.add_argument("--json", action="store_true", help="report in lines of JSON")
@@ -95,7 +96,8 @@ def _run(options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if options.adapter_only:
         convert_adapter(options.adapter, options.source, options.out)
         return {}
-    wanted = options.recipe, reporter.progress, options.kv, options.check, options.target, options.adapter
+    how = options.recipe, reporter.progress, options.kv, options.check, options.target
+    wanted = *how, options.adapter, options.floor
     return {"bundle": asdict(convert(options.source, options.out, *wanted))}
 
 

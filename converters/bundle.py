@@ -28,7 +28,8 @@ from appliance.bundle import (
     write_description,
 )
 from appliance.bundle import RECIPES as NAMES
-from appliance.errors import ConversionFailed, NotEnoughDisk, NotEnoughMemory, NotGGUF, UnsupportedModel
+from appliance.errors import ConversionFailed, NotEnoughMemory, NotGGUF, UnsupportedModel
+from appliance.store.disk import Space
 from appliance.store.hugging_face import CONFIG, folder_files, read_object
 from converters.architectures import ARCHITECTURES, Config, encoder
 from converters.bars import judged, judged_vectors
@@ -68,6 +69,7 @@ class Choice(NamedTuple):
     kv: str
     check: bool = False
     target: Target = CPU
+    floor: int = 0  # bytes of the disk to leave free
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,13 @@ def convert(
     check: bool = False,
     target: str = "cpu",
     adapter: Path | None = None,
+    floor: int = 0,
 ) -> Bundle:
     """Convert the GGUF file `source` into the bundle `folder`, which must not exist; returns its description.
 
     `target` is the execution provider that will run it. An adapter, a GGUF file or a folder of PEFT's, is merged into
     it. With `check` the bundle is held against the source's values in float32, whatever the recipe; a float16 graph
-    runs on the CPU for that, which takes a minute for 135M weights.
+    runs on the CPU for that, which takes a minute for 135M weights. `floor` bytes of the disk are left free.
 
     Raises what `read_header` does, UnsupportedModel and NotGGUF for a model that cannot be expressed,
     NotEnoughDisk, ConversionFailed, for a check NotEnoughMemory; then nothing stays behind. Partial folders of dead
@@ -119,7 +122,7 @@ def convert(
     started = time.monotonic()
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
-    choice = Choice(recipe, kv, check, known_target(target, recipe, kv))
+    choice = Choice(recipe, kv, check, known_target(target, recipe, kv), floor)
     if source.is_dir() and (made := _made_by_others(source, folder, choice, adapter)):
         progress(1, 1)
         return made
@@ -127,7 +130,7 @@ def convert(
         total = sum(tensor.size for tensor in model.tensors.values())
         meter = _Meter(progress, total)
         plan = make_plan(model, recipe, kv, meter.advance, choice.target)
-        with whole_or_not(folder, plan.size) as partial:
+        with whole_or_not(folder, plan.size, floor) as partial:
             bundle = _write(plan, model, choice, partial, started)
     progress(total, total)
     return bundle
@@ -146,8 +149,8 @@ def _made_by_others(source: Path, folder: Path, choice: Choice, adapter: Path | 
     if choice.check:
         raise UnsupportedModel("a check of a graph that others made", ("models that are built natively",))
     if is_onnx(files):
-        return convert_onnx(files, folder, choice.recipe, choice.kv)
-    return export(source, folder, choice.recipe, choice.kv, tuple(FAMILIES))
+        return convert_onnx(files, folder, choice.recipe, choice.kv, choice.floor)
+    return export(source, folder, choice.recipe, choice.kv, tuple(FAMILIES), choice.floor)
 
 
 def known_target(name: str, recipe: str, kv: str) -> Target:
@@ -255,8 +258,7 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
         raise NotEnoughMemory(needed, available)
     if other.weights.size * SOURCE_FACTOR > available:
         return None
-    if (free := shutil.disk_usage(folder).free) < other.size + plan.size:
-        raise NotEnoughDisk(other.size + plan.size, free)
+    Space(folder, choice.floor).require(other.size + plan.size)
     reference = folder / REFERENCE
     reference.mkdir()
     _write_files(other, reference)

@@ -60,7 +60,7 @@ def is_onnx(files: Files) -> bool:
     return any(name.endswith(".onnx") for name in files)
 
 
-def convert_onnx(files: Files, folder: Path, recipe: str = "exact", kv: str = "f32") -> Bundle:
+def convert_onnx(files: Files, folder: Path, recipe: str = "exact", kv: str = "f32", floor: int = 0) -> Bundle:
     """Make the bundle `folder`, which must not exist, of a folder's files; returns its description.
 
     Raises ModelFileError for what is missing or damaged, UnsupportedModel for a graph of another contract and for a
@@ -72,7 +72,7 @@ def convert_onnx(files: Files, folder: Path, recipe: str = "exact", kv: str = "f
         )
     found = read_onnx(files)
     size = sum(path.stat().st_size for path in found.contents.values()) + DESCRIPTION_BYTES
-    with whole_or_not(folder, size) as partial:
+    with whole_or_not(folder, size, floor) as partial:
         return fill(partial, files, found, AS_IS)
 
 

@@ -42,7 +42,7 @@ RECIPES = ("exact", "q4", "fp32")
 ROOM = 3  # exported in float32 and rounded beside it, from files of at least 16 bits a weight
 
 
-def export(source: Path, folder: Path, recipe: str, kv: str, native: tuple[str, ...]) -> Bundle:
+def export(source: Path, folder: Path, recipe: str, kv: str, native: tuple[str, ...], floor: int = 0) -> Bundle:
     """Export the Hugging Face folder `source` into the bundle `folder`, which must not exist.
 
     `native` are the model types that need no torch, for the error text. Raises UnsupportedModel for what optimum does
@@ -57,7 +57,7 @@ def export(source: Path, folder: Path, recipe: str, kv: str, native: tuple[str, 
             tuple(f"{name} with f32" for name in RECIPES),
         )
     size = ROOM * sum(path.stat().st_size for name, path in files.items() if name.endswith((".safetensors", ".bin")))
-    with whole_or_not(folder, size) as partial:
+    with whole_or_not(folder, size, floor) as partial:
         exported = partial / "exported"
         _export(source, exported, kind, native)
         _optimise(exported / MODEL)

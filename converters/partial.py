@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.errors import ConversionFailed, NotEnoughDisk
+from appliance.errors import ConversionFailed
+from appliance.store.disk import Space
 
 
 @contextlib.contextmanager
-def whole_or_not(folder: Path, size: int) -> Iterator[Path]:
+def whole_or_not(folder: Path, size: int, floor: int = 0) -> Iterator[Path]:
     """A folder to write `size` bytes into, which becomes `folder` at the end. After an error nothing stays.
 
-    Raises ConversionFailed if `folder` exists, NotEnoughDisk. Partial folders of dead runs are removed.
+    Raises ConversionFailed if `folder` exists, NotEnoughDisk if less than `floor` bytes would stay free. Partial
+    folders of dead runs are removed.
     """
     if folder.exists():
         raise ConversionFailed("the bundle's folder exists already")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead_partials(folder)
-    available = shutil.disk_usage(folder.parent).free
-    if size > available:
-        raise NotEnoughDisk(size, available)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
-        yield partial
-        for path in partial.iterdir():
-            _sync(path)
-        _sync(partial)
-        partial.rename(folder)
-        _sync(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NotEnoughDisk(size, shutil.disk_usage(folder.parent).free) from error
-        raise
+    with Space(folder.parent, floor).writing(size):
+        partial.mkdir()
+        try:
+            yield partial
+            for path in partial.iterdir():
+                _sync(path)
+            _sync(partial)
+            partial.rename(folder)
+            _sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _remove_dead_partials(folder: Path) -> None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from appliance.conversion import run_converter
-from appliance.errors import ConversionFailed, NotGGUF, TruncatedGGUF
+from appliance.errors import ConversionFailed, NotEnoughDisk, NotGGUF, TruncatedGGUF
 from tests.tiny_model import write_tiny_gguf
 
 
-def lines_of(source: Path, folder: Path) -> list[dict[str, Any]]:
+def lines_of(source: Path, folder: Path, floor: int = 0) -> list[dict[str, Any]]:
     async def collect() -> list[dict[str, Any]]:
-        return [line async for line in run_converter(source, folder, "fp32", "f32")]
+        return [line async for line in run_converter(source, folder, "fp32", "f32", floor=floor)]
 
     return asyncio.run(collect())
 
@@ -28,12 +30,12 @@ def lines_of(source: Path, folder: Path) -> list[dict[str, Any]]:
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run a shell script in the place of the converters."""
 
-    def run(text: str) -> list[dict[str, Any]]:
+    def run(text: str, floor: int = 0) -> list[dict[str, Any]]:
         fake = tmp_path / "python"
         fake.write_text(f"#!/bin/sh\n{text}\n")
         fake.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(fake))
-        return lines_of(tmp_path / "x.gguf", tmp_path / "bundle")
+        return lines_of(tmp_path / "x.gguf", tmp_path / "bundle", floor)
 
     return run
 
@@ -75,6 +77,19 @@ def test_the_traceback_of_a_failure_is_logged(script, caplog: pytest.LogCaptureF
     with pytest.raises(ConversionFailed):
         script('echo "KeyError: 7" >&2; echo \'{"error": "the converter failed", "kind": "ConversionFailed"}\'; exit 1')
     assert "KeyError: 7" in caplog.text
+
+
+def test_a_floor_of_free_space_is_kept(tmp_path: Path, script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the converters, from what they are going to write, and by who runs them, from what is left meanwhile."""
+    source, folder = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "bundle"
+    floor = shutil.disk_usage(tmp_path).total
+    with pytest.raises(NotEnoughDisk, match="keeps free"):
+        lines_of(source, folder, floor=floor)
+    assert not list(tmp_path.glob("bundle*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5))
+    with pytest.raises(NotEnoughDisk, match="keeps free") as caught:
+        script('echo \'{"status": "s"}\'; exec sleep 60', floor=7)
+    assert (caught.value.needed, caught.value.floor) == (2, 7)
 
 
 def test_closing_ends_the_process_and_removes_its_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

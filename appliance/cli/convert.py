@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +14,7 @@ import rich_click as click
 from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.cli.formats import section
 from appliance.cli.progress import Statuses
+from appliance.config import load_settings
 from appliance.conversion import run_converter
 from appliance.errors import ApplianceError
 from appliance.store.model import bundle_name
@@ -60,7 +62,8 @@ async def _convert(
 ) -> Mapping[str, Any]:
     """`choice` is recipe, KV cache type and target. Returns the bundle's description."""
     recipe, kv, target = choice
-    running = run_converter(source, folder, recipe, kv, adapter=adapter, check=check, target=target)
+    floor = load_settings({}, os.environ).disk_floor_bytes
+    running = run_converter(source, folder, recipe, kv, adapter=adapter, check=check, target=target, floor=floor)
     async with aclosing(running) as lines:
         async for line in lines:
             if status := line.get("status"):

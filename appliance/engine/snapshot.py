@@ -36,7 +36,8 @@ import onnxruntime as ort
 from appliance.bundle import BATCH, DESCRIPTION, MODEL, WEIGHTS
 from appliance.engine.backend import SavedPrefix
 from appliance.engine.slots import common_prefix
-from appliance.store.disk import sync_folder
+from appliance.errors import NotEnoughDisk
+from appliance.store.disk import Space, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +93,14 @@ class Pins:
 
 
 class SnapshotFolder:
-    """The snapshots of one bundle, never more than `limit_bytes` of files.
+    """The snapshots of one bundle, never more than `limit_bytes` of files; `floor` bytes of the disk are left free.
 
     Read by the engine's thread, written by one of its own; `snapshots` is replaced, never changed.
     """
 
-    def __init__(self, bundle: Path, provider: str, limit_bytes: int) -> None:
+    def __init__(self, bundle: Path, provider: str, limit_bytes: int, floor: int = 0) -> None:
         self.limit_bytes = limit_bytes
+        self._space = Space(bundle, floor)
         self._folder = bundle / FOLDER
         self._fingerprint = fingerprint(bundle, provider)
         self._written: set[tuple[int, ...]] = set()
@@ -150,7 +152,7 @@ class SnapshotFolder:
         def logged() -> None:
             try:
                 work(*arguments)
-            except OSError as error:
+            except (OSError, NotEnoughDisk) as error:
                 log.warning("the beginning of a prompt could not be kept on disk: %s", error)
             except Exception:
                 log.exception("the beginning of a prompt could not be kept on disk")
@@ -177,6 +179,7 @@ class SnapshotFolder:
         text = json.dumps(header).encode()
         offset = PREAMBLE.size + len(text)
         snapshot = Snapshot(self._folder / f"{name}{SUFFIX}", tokens, saved.dtype.str, saved.shape, offset, crc)
+        self._space.require(snapshot.nbytes)
         self._evict(snapshot.nbytes)
         self._folder.mkdir(mode=0o700, exist_ok=True)  # not its parents: a bundle that was deleted stays so
         partial = snapshot.path.with_suffix(PARTIAL)
@@ -227,11 +230,11 @@ class SnapshotFolder:
             os.utime(snapshot.path)
 
 
-def open_folder(bundle: Path, provider: str, limit_bytes: int) -> SnapshotFolder | None:
+def open_folder(bundle: Path, provider: str, limit_bytes: int, floor: int = 0) -> SnapshotFolder | None:
     """The snapshots of the bundle in this folder. None for a limit of 0, and then nothing of them stays on disk."""
     if limit_bytes:
         try:
-            return SnapshotFolder(bundle, provider, limit_bytes)
+            return SnapshotFolder(bundle, provider, limit_bytes, floor)
         except OSError as error:
             log.warning("beginnings of prompts cannot be kept on disk: %s", error)
             return None

@@ -44,8 +44,12 @@ def gguf_adapter(store: Store, files: Mapping[str, str]) -> Layer | None:
 
 @contextlib.contextmanager
 def peft_folder(store: Store, files: Mapping[str, str]) -> Iterator[Path]:
-    """A folder of links to uploaded files, under their names, which is gone afterwards. Raises BlobNotFound."""
+    """A folder of links to uploaded files, under their names, which is gone afterwards.
+
+    Raises BlobNotFound, and NotEnoughDisk where an adapter made of them, and the layer that it becomes, have no room.
+    """
     make_folders(store.derived)
+    store.space.require(2 * sum(store.blobs.existing(digest).stat().st_size for digest in files.values()))
     folder = partial_path(store.derived, "adapter-")
     try:
         for name, digest in files.items():

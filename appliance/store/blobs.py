@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from appliance.errors import BlobNotFound, DigestMismatch, InvalidRequest
-from appliance.store.disk import full_disk_named, make_folders, partial_path, require_space, sync_folder
+from appliance.store.disk import Space, make_folders, partial_path, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,17 @@ class BlobWriter:
     Nothing is visible before commit(). Leaving a `with` block without it drops the bytes.
     """
 
-    def __init__(self, folder: Path, expected: str = "") -> None:
-        self._folder = folder
+    def __init__(self, space: Space, expected: str = "") -> None:
+        self._space = space
+        self._folder = space.folder
         self._expected = expected
         self._hash = hashlib.sha256()
-        self._partial = partial_path(folder, "upload-")
+        self._partial = partial_path(space.folder, "upload-")
         self._file = self._partial.open("xb")
 
     def write(self, data: bytes) -> None:
         """Append `data`; raises NotEnoughDisk, after which only abort() makes sense."""
-        with full_disk_named(self._folder, len(data)):
+        with self._space.writing(len(data)):
             self._file.write(data)
         self._hash.update(data)
 
@@ -59,7 +60,7 @@ class BlobWriter:
         their own.
         """
         digest = f"sha256:{self._hash.hexdigest()}"
-        with full_disk_named(self._folder, 0):
+        with self._space.writing(0):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -87,8 +88,9 @@ class BlobWriter:
 class Blobs:
     """The folder of blobs. Raises InvalidRequest wherever a digest is not one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, floor: int = 0) -> None:
         self.folder = folder
+        self.space = Space(folder, floor)
         make_folders(folder)
 
     def path(self, digest: str) -> Path:
@@ -112,12 +114,12 @@ class Blobs:
 
     def writer(self, expected: str = "", length: int | None = None) -> BlobWriter:
         """Begin a blob. `expected` is compared as it is spelled; a known `length` is held against the
-        free space first: NotEnoughDisk."""
+        free space first: NotEnoughDisk. Writing ends so too where it would cross the floor."""
         if expected:
             hex_of(expected)
         if length is not None:
-            require_space(self.folder, length)
-        return BlobWriter(self.folder, expected)
+            self.space.require(length)
+        return BlobWriter(self.space, expected)
 
     def add(self, data: bytes) -> bool:
         """Store `data`; False if it was there already."""

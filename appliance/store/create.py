@@ -124,15 +124,17 @@ def commit(store: Store, draft: Draft) -> Generator[Progress, None, None]:
     """Install a draft, replacing what has its name and clearing away what only that used.
 
     The model appears when its manifest is in place, whole, or not at all. Raises BlobNotFound if a blob
-    vanished meanwhile, NotEnoughDisk.
+    vanished meanwhile, NotEnoughDisk. Either way the draft's blobs are its own affair no more.
     """
-    for part in draft.parts:
-        created = part.content is not None and store.blobs.add(part.content)
-        kind = "creating new" if created else "using existing"
-        yield Progress(f"{kind} layer {part.layer.digest}")
-    yield Progress("writing manifest")
-    store.publish(draft.name, [part.layer for part in draft.parts], encode(_ordered(draft.config)))
-    store.release(draft)
+    try:
+        for part in draft.parts:
+            created = part.content is not None and store.blobs.add(part.content)
+            kind = "creating new" if created else "using existing"
+            yield Progress(f"{kind} layer {part.layer.digest}")
+        yield Progress("writing manifest")
+        store.publish(draft.name, [part.layer for part in draft.parts], encode(_ordered(draft.config)))
+    finally:
+        store.release(draft)
     yield Progress("success")
 
 

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,35 @@ from appliance.errors import NotEnoughDisk
 
 _PARTIAL = re.compile(r"\.partial-([0-9]{1,9})$")
 _CLOCK_SLACK_S = 1.0  # process start times are coarser than file times
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The room on the file system of `folder`, down to a floor in bytes that is always left free."""
+
+    folder: Path
+    floor: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be written; negative when the floor is crossed already."""
+        return shutil.disk_usage(self.folder).free - self.floor
+
+    def require(self, needed: int) -> None:
+        """Raise NotEnoughDisk unless `needed` bytes may be written."""
+        if needed > (left := max(self.left, 0)):
+            raise NotEnoughDisk(needed, left, self.floor)
+
+    @contextlib.contextmanager
+    def writing(self, needed: int) -> Iterator[None]:
+        """Require room for `needed` bytes, and turn the system's "no space left" into NotEnoughDisk too."""
+        self.require(needed)
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NotEnoughDisk(needed, max(self.left, 0), self.floor) from error
 
 
 def partial_path(folder: Path, stem: str) -> Path:
@@ -70,13 +100,13 @@ def make_folders(folder: Path) -> None:
         sync_folder(new.parent)
 
 
-def write_atomic(path: Path, data: bytes, partials: Path) -> None:
-    """Put `data` at `path`, wholly or not at all; `partials` is the folder, on the same disk, to write in."""
-    require_space(partials, len(data))
+def write_atomic(path: Path, data: bytes, space: Space) -> None:
+    """Put `data` at `path`, wholly or not at all; it grows in the folder of `space`, on the same disk."""
+    space.require(len(data))
     make_folders(path.parent)
-    partial = partial_path(partials, "")
+    partial = partial_path(space.folder, "")
     try:
-        with full_disk_named(partials, len(data)), partial.open("xb") as file:
+        with space.writing(len(data)), partial.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -84,24 +114,6 @@ def write_atomic(path: Path, data: bytes, partials: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raise NotEnoughDisk unless the file system of `folder` has `needed` bytes to spare."""
-    available = shutil.disk_usage(folder).free
-    if needed > available:
-        raise NotEnoughDisk(needed, available)
-
-
-@contextlib.contextmanager
-def full_disk_named(folder: Path, needed: int) -> Iterator[None]:
-    """Turn the system's "no space left" into NotEnoughDisk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NotEnoughDisk(needed, shutil.disk_usage(folder).free) from error
 
 
 def remove_tree(folder: Path) -> None:

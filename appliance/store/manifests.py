@@ -17,7 +17,7 @@ from typing import Any
 
 from appliance.errors import CorruptManifest, InvalidName, InvalidRequest
 from appliance.store.blobs import hex_of
-from appliance.store.disk import make_folders, sync_folder, write_atomic
+from appliance.store.disk import Space, make_folders, sync_folder, write_atomic
 from appliance.store.gojson import encode
 from appliance.store.names import ModelName
 
@@ -111,8 +111,9 @@ def _parse_layer(fields: dict[str, Any]) -> Layer:
 class Manifests:
     """The folder of manifests. Links in it are not followed, so nothing outside is read or written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, floor: int = 0) -> None:
         self.folder = folder
+        self._space = Space(folder, floor)
         make_folders(folder)
 
     def path(self, name: ModelName) -> Path:
@@ -151,7 +152,7 @@ class Manifests:
         """Put a manifest in place, wholly or not at all; raises CorruptManifest where a folder is a link."""
         self._refuse_links(name, self._folders(name))
         # Partials lie beside the hosts' folders: where tags are, they would look like manifests.
-        write_atomic(self.path(name), raw, partials=self.folder)
+        write_atomic(self.path(name), raw, self._space)
 
     def delete(self, name: ModelName) -> None:
         """Remove a manifest, or a link in its place, and the folders it leaves empty.

@@ -45,14 +45,16 @@ class BlobUser(Protocol):
 class Store:
     """The models of one folder. May be used from any thread; the only writer of its folder.
 
-    Opening renames the blobs of old stores and, unless `noprune`, clears away what nothing uses.
+    Opening renames the blobs of old stores and, unless `noprune`, clears away what nothing uses. `floor` bytes of the
+    disk are left free: what would take them raises NotEnoughDisk.
     """
 
-    def __init__(self, root: Path, noprune: bool = False) -> None:
+    def __init__(self, root: Path, noprune: bool = False, floor: int = 0) -> None:
         self.root = root
         self.noprune = noprune
-        self.blobs = Blobs(root / "blobs")
-        self.manifests = Manifests(root / "manifests")
+        self.blobs = Blobs(root / "blobs", floor)
+        self.manifests = Manifests(root / "manifests", floor)
+        self.space = self.blobs.space
         self.derived = root / "onnx"
         self.headers = HeaderCache(self.blobs)
         self._lock = threading.RLock()

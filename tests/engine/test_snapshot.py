@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_a_folder_that_is_full_forgets_the_least_recently_used(bundle: Path) -> 
     again = SnapshotFolder(bundle, "CPU", size)
     assert [each.tokens[0] for each in again.snapshots] == [2000], "a lower limit counts at the next load"
     assert len(files(bundle)) == 1
+
+
+def test_a_disk_at_its_floor_gets_no_snapshots(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = SnapshotFolder(bundle, "CPU", LIMIT, floor=shutil.disk_usage(bundle).total)
+    add(folder, 100)
+    folder.close()
+    assert folder.snapshots == ()
+    assert files(bundle) == []
+    assert "not enough disk space" in caplog.text
 
 
 def test_a_longer_beginning_replaces_the_shorter_one_it_contains(bundle: Path) -> None:

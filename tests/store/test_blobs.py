@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +92,42 @@ def test_a_disk_that_fills_up_meanwhile(blobs: Blobs, monkeypatch: pytest.Monkey
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(NotEnoughDisk):
             writer.commit()
+    assert files(blobs) == []
+
+
+@pytest.fixture
+def small_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
+    """A disk with 100,000 bytes free, less what lies in the folder of blobs."""
+
+    def usage(_: Path) -> SimpleNamespace:
+        written = sum(entry.stat().st_size for entry in (tmp_path / "blobs").iterdir())
+        return SimpleNamespace(free=100_000 - written)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    return 100_000
+
+
+def test_a_floor_is_left_free(tmp_path: Path, small_disk: int) -> None:
+    blobs = Blobs(tmp_path / "blobs", floor=small_disk - 6000)
+    with pytest.raises(NotEnoughDisk, match=r"^not enough disk space: 0.0 MB needed, 0.0 MB available \(besides") as at:
+        blobs.writer(length=6001)
+    assert (at.value.needed, at.value.available, at.value.floor) == (6001, 6000, small_disk - 6000)
+    with blobs.writer(length=6000) as writer:
+        writer.write(b"x" * 6000)
+        writer.commit()
+    with pytest.raises(NotEnoughDisk):
+        blobs.add(b"y")
+    blobs.remove(next(blobs.digests()))
+    assert blobs.add(b"y")
+
+
+def test_an_upload_of_unknown_length_ends_at_the_floor(tmp_path: Path, small_disk: int) -> None:
+    blobs = Blobs(tmp_path / "blobs", floor=small_disk - 6 * len(DATA))
+    with blobs.writer() as writer:
+        for _ in range(6):
+            writer.write(DATA)
+        with pytest.raises(NotEnoughDisk):
+            writer.write(DATA)
     assert files(blobs) == []
 
 
