@@ -59,7 +59,8 @@ class SamplingParams:
 class Request:
     """What the engine runs: a tokenised prompt and how to continue it.
 
-    `constraint` is an engine.constrain.Constraint of this request's own, or None: free text.
+    `constraint` is an engine.constrain.Constraint of this request's own, or None: free text. `shown` are the control
+    tokens that are text in this answer, as they are spelled.
     """
 
     tokens: tuple[int, ...]
@@ -67,6 +68,7 @@ class Request:
     num_ctx: int
     shift: bool = True
     constraint: Any = None
+    shown: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from appliance.core import Chunk, DoneReason, Metrics, Reply, Request, SamplingParams, Usage
@@ -84,10 +84,11 @@ async def generate(
     *,
     shift: bool,
     constraint: Constraint | None,
+    shown: Mapping[int, str],
     stopwatch: Stopwatch,
 ) -> AsyncGenerator[Reply, None]:
     """Run `prompt` and yield its replies, the last with metrics. Closing the generator cancels the request."""
-    request = Request(prompt.tokens, sampling, num_ctx, shift, constraint)
+    request = Request(prompt.tokens, sampling, num_ctx, shift, constraint, shown)
     async with contextlib.aclosing(chunks(engine, request)) as source:
         guard, answer = RepetitionGuard(), ""
         async for chunk in source:

@@ -291,6 +291,7 @@ class Service:
             constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
             sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
+            parser = parser_of(model, request, prompt)
             answer = generate(
                 runner.engine,
                 runner.tokenizer,
@@ -299,9 +300,10 @@ class Service:
                 num_ctx,
                 shift=shift,
                 constraint=constraint,
+                shown=runner.tokenizer.marks(parser.markup),
                 stopwatch=stopwatch,
             )
-            read = parsed(answer, parser_of(model, request, prompt), calls_last=isinstance(request, GenerateRequest))
+            read = parsed(answer, parser, calls_last=isinstance(request, GenerateRequest))
             async with contextlib.aclosing(read) as replies:
                 async for reply in replies:
                     yield reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import takewhile
@@ -37,7 +37,7 @@ class Vocabulary(Protocol):
     """What the engine needs of a tokenizer."""
 
     def token_text(self, token: int) -> str: ...
-    def stream(self, prompt: tuple[int, ...]) -> TextStream: ...
+    def stream(self, prompt: tuple[int, ...], shown: Mapping[int, str]) -> TextStream: ...
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Sequence:
         self._totals = totals
         self._sampler = Sampler(request.sampling, request.num_ctx)
         self._gate = StopGate(request.sampling.stop)
-        self._stream = vocabulary.stream(request.tokens)
+        self._stream = vocabulary.stream(request.tokens, request.shown)
         self._budget = budget(request)
         self._generated = 0
         self._cached = 0

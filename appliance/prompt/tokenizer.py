@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,23 @@ class Tokenizer:
         """How the vocabulary spells a token, control tokens too: what templates know as bos_token and eos_token."""
         return "" if token is None else self._tokenizer.id_to_token(token) or ""
 
-    def stream(self, prompt_tokens: Sequence[int]) -> TextStream:
-        """A stream for the tokens that follow `prompt_tokens`.
+    def marks(self, markup: Iterable[str]) -> dict[int, str]:
+        """The control tokens whose spelling is part of one of the `markup` texts, as they are spelled."""
+        text = "\0".join(markup)
+        return {
+            token: str(added.content)
+            for token, added in self._added.items()
+            if added.special and str(added.content) in text
+        }
+
+    def stream(self, prompt_tokens: Sequence[int], shown: Mapping[int, str] = {}) -> TextStream:
+        """A stream for the tokens that follow `prompt_tokens`; the control tokens `shown` are text in it.
 
         Tokenizers that put a space in front of a text take it off again in front of the first word; a prompt
         that holds any text has had its first word.
         """
         at_start = self._strips_space and not any(self.token_bytes(token) for token in prompt_tokens)
-        return TextStream(self, at_start)
+        return TextStream(self, at_start, shown)
 
     def _encode(self, text: str, other: str | None = None, special: bool = True) -> tokenizers.Encoding:
         try:
@@ -141,14 +150,15 @@ class Tokenizer:
 class TextStream:
     """Tokens in, text out; a character comes out when its last byte has arrived. One thread at a time."""
 
-    def __init__(self, tokenizer: Tokenizer, at_start: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, at_start: bool, shown: Mapping[int, str]) -> None:
         self._token_bytes = tokenizer.token_bytes
+        self._shown = shown
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = at_start
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; "" while a character is incomplete, and for control tokens."""
-        piece = self._token_bytes(token)
+        """The text that `token` completes; "" while a character is incomplete, and for control tokens not shown."""
+        piece = self._shown[token].encode() if token in self._shown else self._token_bytes(token)
         if self._at_start and piece:
             self._at_start = False
             piece = piece.removeprefix(b" ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ class Letters:
     def token_text(self, token: int) -> str:
         return chr(token)
 
-    def stream(self, prompt: tuple[int, ...]) -> Letters:
+    def stream(self, prompt: tuple[int, ...], shown: Mapping[int, str]) -> Letters:
         return self
 
     def push(self, token: int) -> str:

@@ -92,6 +92,15 @@ def test_decoding_gives_the_encoded_text_back(inner: tokenizers.Tokenizer, text:
     assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == expected
 
 
+def test_control_tokens_of_a_markup_are_text() -> None:
+    tokenizer = Tokenizer(BYTE_LEVEL, bundle())
+    ids = tokenizer.encode("a<|im_start|>b<|end|>", add_bos=False)
+    shown = tokenizer.marks(["<|im_start|> call", "</call>"])
+    stream = tokenizer.stream((), shown)
+    assert "".join(map(stream.push, ids)) + stream.flush() == "a<|im_start|>b"
+    assert tokenizer.marks([]) == {}
+
+
 @given(ids=st.lists(st.integers(0, BYTE_LEVEL.get_vocab_size() - 2), max_size=40))
 def test_byte_level_decoding_equals_the_librarys(ids: list[int]) -> None:
     # the last token is left out: the library reads its Latin-1 letter as a byte, llama.cpp and we as itself

@@ -30,7 +30,13 @@ class Parsed:
 
 
 class OutputParser(Protocol):
-    """One answer's parser. Where the output is cut into pieces makes no difference to all that it returns."""
+    """One answer's parser. Where the output is cut into pieces makes no difference to all that it returns.
+
+    `markup` names the marks that it looks for: control tokens spelled in one of them reach it as text, others do not.
+    """
+
+    @property
+    def markup(self) -> tuple[str, ...]: ...
 
     def feed(self, text: str) -> Parsed:
         """What has become final with `text`; what may be the start of markup is held back. Raises OutputError."""
@@ -66,6 +72,8 @@ MakeParser = Callable[[Expected], OutputParser]
 class Passthrough:
     """Takes all output for the answer."""
 
+    markup = ()
+
     def feed(self, text: str) -> Parsed:
         """See OutputParser."""
         return Parsed(text)
@@ -79,6 +87,7 @@ class Chain:
     """Lets a second parser read what the first takes for the answer."""
 
     def __init__(self, first: OutputParser, second: OutputParser) -> None:
+        self.markup = first.markup + second.markup
         self._first = first
         self._second = second
 
