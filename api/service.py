@@ -32,6 +32,10 @@ class InferenceService(Protocol):
     def version(self) -> str:
         """The version of the Ollama API that is spoken."""
 
+    @property
+    def cloud_switch(self) -> str:
+        """Where a cloud was switched off, in the words of /api/status."""
+
     def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation."""
 

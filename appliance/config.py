@@ -329,7 +329,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str], config_f
 
 def unread_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables named like ours or Ollama's that are set and change nothing here: worth a warning."""
-    read = {each.metadata["variable"] for each in setting_fields()}
+    read = {each.metadata["variable"] for each in setting_fields()} | {"OLLAMA_NO_CLOUD"}  # see cloud.py
     return sorted(name for name in environ if name.startswith(("OLLAMA_", "APPLIANCE_")) and name not in read)
 
 

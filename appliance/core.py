@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking", "rerank"]
+Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking", "rerank", "image"]
 Role = str
 Think = bool | Literal["low", "medium", "high", "max"]
 FOREVER_S = float("inf")

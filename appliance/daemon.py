@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 
 from api.app import create_app
 from appliance import __version__
+from appliance.cloud import switched_off_by
 from appliance.config import Settings
 from appliance.errors import ApplianceError
 from appliance.memory import return_freed_memory
@@ -31,7 +34,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ApplianceError for an address or a models folder that cannot be used."""
     return_freed_memory()
     with bind(settings.host, settings.port) as listener, open_store(settings) as store:
-        service = Service(settings, store)
+        service = Service(settings, store, switched_off_by(os.environ, Path.home()))
         config = uvicorn.Config(
             create_app(service, settings),
             log_config=None,

@@ -16,6 +16,7 @@ from typing import Any
 
 from appliance import options
 from appliance.choice import bundle_facts, choose, shortage
+from appliance.cloud import CloudSwitch
 from appliance.config import Settings
 from appliance.conversion import Converter, convert_adapter
 from appliance.core import (
@@ -69,7 +70,8 @@ class Service:
 
     version = OLLAMA_API_VERSION
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, cloud_switch: CloudSwitch = "none") -> None:
+        self.cloud_switch: CloudSwitch = cloud_switch
         self._settings = settings
         self._store = store
         self._converter = Converter(settings.disk_floor_bytes)
@@ -103,6 +105,8 @@ class Service:
         if not request.prompt and request.keep_alive_s == 0:
             yield await self._unload(model)
             return
+        if "image" in model.capabilities():
+            raise Unsupported("image generation models are not currently supported")
         if request.raw and (request.template or request.system or request.context):
             raise InvalidRequest("raw mode does not support template, system, or context")
         check_support(model, request, "generate")
@@ -277,12 +281,12 @@ class Service:
         chosen = options.merge(model.parameters, request.options, logprobs=request.logprobs, top=request.top_logprobs)
         async with self._manager.lease(model, chosen, request.keep_alive_s) as runner:
             stopwatch.loaded()
+            num_ctx = self._manager.reserve(runner, chosen)
             if build is None:
                 yield Reply(done=True, done_reason=DoneReason.LOAD)
                 return
             if not isinstance(runner, DecoderRunner):  # an encoder whose file does not say so
                 raise Unsupported(f'"{request.model}" does not support completion')
-            num_ctx = self._manager.reserve(runner, chosen)
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
             if request.render_only:
                 yield Reply(rendered=prompt.text)

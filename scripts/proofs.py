@@ -1,8 +1,9 @@
-"""Which test proves that which architecture works from which kind of source on which target: collected, not written.
+"""What the tests show, collected and not written: which test proves an architecture, and which a case of Ollama's API.
 
-A test is marked `proves(source, target)`. The architecture is that of its parameter among the oracle's cases, or is
-named by the mark; the target may be its parameter `target`. Only files with such marks are collected, by a pytest of
-their own that runs nothing and has this module as a plugin.
+A test marked `proves(source, target)` proves an architecture from a kind of source on a target. The architecture is
+that of its parameter among the oracle's cases, or is named by the mark; the target may be its parameter `target`. A
+test marked `spec(number, ...)` shows cases of scripts/cases.py. Only files with such marks are collected, by a pytest
+of their own that runs nothing and has this module as a plugin.
 """
 
 from __future__ import annotations
@@ -13,28 +14,47 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MARKS = ("mark.proves(", "mark.spec(")
 Cell = tuple[str, str, str]
 """Architecture, source, target."""
 
 
 def proofs() -> Mapping[Cell, Sequence[str]]:
     """The ids of the tests that prove a cell, without their parameters, in the order of the files."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.proves" in path.read_text()]
+    return _grouped(
+        ((architecture, source, target), test) for architecture, source, target, test in _collect()["proves"]
+    )
+
+
+def shown() -> Mapping[int, Sequence[str]]:
+    """The ids of the tests that show a case of Ollama's API, by its number, likewise."""
+    return _grouped(_collect()["spec"])
+
+
+def _grouped(rows: Iterable[tuple[Any, str]]) -> Mapping[Any, Sequence[str]]:
+    found: defaultdict[Any, dict[str, None]] = defaultdict(dict)
+    for key, test in rows:
+        found[key][test] = None
+    return {key: tuple(tests) for key, tests in found.items()}
+
+
+@cache
+def _collect() -> Mapping[str, Any]:
+    texts = {path: path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    files = [str(path) for path, text in texts.items() if any(mark in text for mark in MARKS)]
     with tempfile.NamedTemporaryFile("r", suffix=".json") as found:
         command = [sys.executable, "-m", "pytest", "-p", "scripts.proofs", "--proofs", found.name, "--collect-only"]
-        run = subprocess.run([*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
+        run = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
         if run.returncode:
             raise SystemExit(f"the tests cannot be collected:\n{run.stdout}{run.stderr}")
-        cells: defaultdict[Cell, dict[str, None]] = defaultdict(dict)
-        for architecture, source, target, test in json.load(found):
-            cells[architecture, source, target][test] = None
-    return {cell: tuple(tests) for cell, tests in cells.items()}
+        return json.load(found)  # type: ignore[no-any-return]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,13 +62,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    rows = [
-        (architecture, mark.kwargs["source"], _target(item, mark), item.nodeid.split("[")[0].removeprefix("tests/"))
+    proves = [
+        (architecture, mark.kwargs["source"], _target(item, mark), _id(item))
         for item in session.items
         for mark in item.iter_markers("proves")
         for architecture in _architectures(item, mark)
     ]
-    Path(session.config.getoption("--proofs")).write_text(json.dumps(rows))
+    spec = [(number, _id(item)) for item in session.items for mark in item.iter_markers("spec") for number in mark.args]
+    Path(session.config.getoption("--proofs")).write_text(json.dumps({"proves": proves, "spec": spec}))
+
+
+def _id(item: pytest.Item) -> str:
+    return item.nodeid.split("[")[0].removeprefix("tests/")
 
 
 def _parameters(item: pytest.Item) -> Mapping[str, Any]:

@@ -142,6 +142,7 @@ def test_cancelling_withdraws(tokenizer: Tokenizer) -> None:
     run(tokenizer, scenario)
 
 
+@pytest.mark.spec(17)
 def test_vectors_have_length_one_and_zeros_stay() -> None:
     assert finished(np.array([[2.0]], np.float32), 0, True).tolist() == [[1]]
     assert finished(np.zeros((1, 3), np.float32), 0, True).tolist() == [[0, 0, 0]]
@@ -157,6 +158,7 @@ def test_dimensions(dimensions: int, kept: int) -> None:
     assert made[0, 0] == pytest.approx(3 / np.linalg.norm([3.0, 4.0, 12.0][:kept]))
 
 
+@pytest.mark.spec(17)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_what_is_no_number(value: float, normalize: bool) -> None:

@@ -132,6 +132,7 @@ def test_the_setting_names_the_recipe_of_all_other_models(play: Play, caplog: py
     assert "full:latest: recipe fp32, KV cache f32: chosen by the model's parameter" in caplog.text
 
 
+@pytest.mark.spec(32)
 def test_unloading_what_was_never_loaded_is_nothing(play: Play) -> None:
     async def scenario(world: World) -> None:
         await world.manager.unload(world.model("a"))
@@ -306,6 +307,7 @@ def test_the_prefix_cache_takes_what_memory_the_slots_leave(play: Play) -> None:
     play(tight, prefix_cache_bytes=2**20, memory_budget_bytes=reserved[0] + 1000)
 
 
+@pytest.mark.spec(91)
 def test_other_load_options_load_again_and_num_ctx_does_not(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
 

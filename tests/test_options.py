@@ -19,6 +19,7 @@ def test_defaults_are_ollamas() -> None:
     assert merged({}).sampling == SamplingParams()
 
 
+@pytest.mark.spec(71)
 def test_request_wins_over_model_and_a_list_replaces_a_list() -> None:
     options = merged({"temperature": 0.5, "stop": ["b"]}, {"temperature": 1, "top_k": 7, "stop": ["a", "c"]})
     assert (options.sampling.temperature, options.sampling.top_k, options.sampling.stop) == (0.5, 7, ("b",))
@@ -28,6 +29,7 @@ def test_unknown_and_null_options_are_skipped() -> None:
     assert merged({"mirostat": 2, "no_such": "x", "temperature": None, "recipe": "q4"}) == merged({})
 
 
+@pytest.mark.spec(91)
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
@@ -58,6 +60,7 @@ def test_floats_for_integers_are_cut_toward_zero() -> None:
     assert merged({"num_predict": -1.9}).sampling.num_predict == -1
 
 
+@pytest.mark.spec(71)
 @pytest.mark.parametrize(("wanted", "expected"), [(None, 4096), (0, 4), (-5, 4), (100, 100), (10**9, 8192)])
 def test_context_is_bounded_by_what_the_model_was_trained_for(wanted: int | None, expected: int) -> None:
     assert context_tokens(wanted, default=4096, trained=8192) == expected

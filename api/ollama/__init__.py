@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from api.ollama.blobs import probe, upload
+from api.ollama.cloud import recommendations, status, web_fetch, web_search
 from api.ollama.create import create
 from api.ollama.embed import embed, embeddings
 from api.ollama.inference import chat, generate
 from api.ollama.models import copy, ps, remove, show, tags
 from api.ollama.rerank import rerank
-from api.ollama.server import root, status, version
+from api.ollama.server import root, version
 
 ROUTES = (
     root,
@@ -27,4 +28,7 @@ ROUTES = (
     create,
     probe,
     upload,
+    web_search,
+    web_fetch,
+    recommendations,
 )

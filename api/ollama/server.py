@@ -1,8 +1,8 @@
-"""The server itself: /, /api/version, /api/status."""
+"""The server itself: / and /api/version."""
 
 from __future__ import annotations
 
-from litestar import MediaType, Response, get
+from litestar import MediaType, Response
 from litestar.handlers import route
 
 from api.encode import JSONResponse
@@ -20,9 +20,3 @@ async def root() -> Response[str]:
 async def version(service: Injected) -> Response[wire.VersionResponse]:
     """The version of the Ollama API that is spoken."""
     return JSONResponse(wire.VersionResponse(version=service.version))
-
-
-@get("/api/status")
-async def status() -> Response[wire.StatusResponse]:
-    """This server never reaches a cloud."""
-    return JSONResponse(wire.StatusResponse(cloud=wire.CloudStatus(disabled=True, source="config")))

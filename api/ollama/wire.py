@@ -375,3 +375,9 @@ class StatusResponse(Wire):
     """GET /api/status."""
 
     cloud: CloudStatus
+
+
+class RecommendationsResponse(Wire):
+    """GET /api/experimental/model-recommendations."""
+
+    recommendations: list[dict[str, Any]]

@@ -66,6 +66,7 @@ class FakeService:
     ranking: core.Ranking = RANKING
     error: Exception | None = None
     version: str = "0.33.0"
+    cloud_switch: str = "none"
     calls: list[Any] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)

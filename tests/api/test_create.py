@@ -39,6 +39,7 @@ def test_progress_is_streamed(client: Client, service: FakeService) -> None:
     )
 
 
+@pytest.mark.spec(8, 13)
 def test_not_streaming_tells_the_last(client: Client, service: FakeService) -> None:
     service.script = STEPS
     response = create(client, {"model": "m", "stream": False})
@@ -106,6 +107,7 @@ def test_refused(client: Client, service: FakeService, body: dict[str, Any], sta
     assert service.calls == []
 
 
+@pytest.mark.spec(13)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("error", "status"),
@@ -127,6 +129,7 @@ def test_an_early_error_has_its_status(
     assert response.headers["content-type"] == "application/json"
 
 
+@pytest.mark.spec(13)
 def test_a_late_error(client: Client, service: FakeService) -> None:
     service.script = [Progress("parsing GGUF"), errors.NotGGUF("supplied file was not in GGUF format")]
     lines = '{"status":"parsing GGUF"}\n{"error":"supplied file was not in GGUF format"}\n'

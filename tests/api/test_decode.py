@@ -163,6 +163,7 @@ def test_wrong_type(kind: Any, body: str, text: str) -> None:
     assert error_of(kind, body) == f"json: cannot unmarshal {text}"
 
 
+@pytest.mark.spec(88, 89)
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -195,6 +196,7 @@ def test_values_that_read_themselves(body: str, text: str) -> None:
     assert error_of(wire.GenerateRequest, body) == text
 
 
+@pytest.mark.spec(88)
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
@@ -248,6 +250,7 @@ def test_numbers_in_free_form_values() -> None:
     assert isinstance(options["c"], float)
 
 
+@pytest.mark.spec(90)
 def test_tools_keep_what_templates_see_in_its_order() -> None:
     tool = (
         '{"type":"function","strict":true,"function":{"name":"f","parameters":{"type":"object","required":["b"],'

@@ -50,6 +50,7 @@ def test_generate_streams_lines(client: Client, service: FakeService) -> None:
     )
 
 
+@pytest.mark.spec(23, 32, 41)
 @pytest.mark.parametrize(("keep_alive", "reason"), [("", DoneReason.LOAD), (',"keep_alive":0', DoneReason.UNLOAD)])
 @pytest.mark.parametrize("stream", ["", ',"stream":true', ',"stream":false'])
 def test_load_and_unload_are_never_streams(
@@ -70,6 +71,7 @@ def test_load_and_unload_are_never_streams(
     )
 
 
+@pytest.mark.spec(44)
 def test_chat_streams_thinking_and_calls(client: Client, service: FakeService) -> None:
     service.script = [Reply(thinking="I need the weather."), Reply(tool_calls=(CALL,)), FINISHED]
     response = post(client, "/api/chat", '{"model":"qwen3","messages":[{"role":"user","content":"?"}]}')
@@ -106,6 +108,7 @@ def test_not_streaming_joins_everything(client: Client, service: FakeService) ->
     assert list(body)[-2:] == ["tool_calls", "logprobs"]
 
 
+@pytest.mark.spec(31)
 def test_logprobs_carry_bytes(client: Client, service: FakeService) -> None:
     top = (TokenLogprob("Hi", -0.12), TokenLogprob("é", -2.4), TokenLogprob("", -3.0))
     service.script = [Reply(text="Hi", logprobs=(TokenLogprob("Hi", -0.12, top),)), FINISHED]
@@ -118,6 +121,7 @@ def test_logprobs_carry_bytes(client: Client, service: FakeService) -> None:
     assert (service.calls[0].logprobs, service.calls[0].top_logprobs) == (True, 3)
 
 
+@pytest.mark.spec(36)
 def test_rendering_only(client: Client, service: FakeService) -> None:
     service.script = [Reply(rendered="user: hi")]
     response = post(client, "/api/generate", '{"model":"m","prompt":"hi","images":["aGk="],"_debug_render_only":true}')
@@ -214,6 +218,7 @@ def test_the_content_type_is_ignored(client: Client) -> None:
         assert response.status_code == 200
 
 
+@pytest.mark.spec(20, 30, 38)
 @pytest.mark.parametrize(
     ("path", "body", "status", "text"),
     [
@@ -238,6 +243,7 @@ def test_refused_before_the_service_is_asked(
     assert service.calls == []
 
 
+@pytest.mark.spec(29, 47)
 @pytest.mark.parametrize("stream", ["true", "false"])
 @pytest.mark.parametrize(
     ("error", "status"),
@@ -268,6 +274,7 @@ def test_an_early_error_has_its_status(
     assert response.headers.get("retry-after") == ("5" if status == 503 else None)
 
 
+@pytest.mark.spec(52)
 def test_a_late_error_is_the_last_line(client: Client, service: FakeService) -> None:
     service.script = [Reply(text="Once"), errors.EngineStopped(), Reply(text="never")]
     for path in ("/api/chat", "/api/generate"):

@@ -33,13 +33,13 @@ def summary(name: str, modified_at: datetime = WHEN) -> core.ModelSummary:
     return core.ModelSummary(name, modified_at, 98_000_000, "ab" * 32, FACTS, ("completion",))
 
 
+@pytest.mark.spec(1)
 def test_root_and_version(client: Client) -> None:
     response = client.get("/")
     assert (response.status_code, response.text) == (200, "Ollama is running")
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     response = client.get("/api/version")
     assert (response.headers["content-type"], response.text) == (JSON, '{"version":"0.33.0"}')
-    assert client.get("/api/status").text == '{"cloud":{"disabled":true,"source":"config"}}'
 
 
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags"])
@@ -50,11 +50,13 @@ def test_head(client: Client, path: str) -> None:
         assert response.headers[header] == whole.headers[header]
 
 
+@pytest.mark.spec(2)
 def test_no_models(client: Client) -> None:
     assert client.get("/api/tags").text == '{"models":[]}'
     assert client.get("/api/ps").text == '{"models":[]}'
 
 
+@pytest.mark.spec(4)
 @pytest.mark.usefixtures("oslo")
 def test_tags(client: Client, service: FakeService) -> None:
     service.installed = [summary("old:latest", WHEN - timedelta(days=1)), summary("test-model:latest")]
@@ -67,6 +69,7 @@ def test_tags(client: Client, service: FakeService) -> None:
         '"families":["llama"],"parameter_size":"134.52M","quantization_level":"Q4_1","context_length":2048,'
         '"embedding_length":576},"capabilities":["completion"]}'
     ) in response.text
+    assert "expires_at" not in response.text
 
 
 @pytest.mark.usefixtures("oslo")
@@ -83,6 +86,7 @@ def test_ps(client: Client, service: FakeService) -> None:
     ) in client.get("/api/ps").text
 
 
+@pytest.mark.spec(10)
 def test_show(client: Client, service: FakeService) -> None:
     body = '{"model":"m","verbose":true,"system":"s","options":{"seed":1},"template":"ignored"}'
     response = client.post("/api/show", content=body)
@@ -134,12 +138,14 @@ def test_show_tells_what_the_model_was_converted_to(client: Client, service: Fak
     assert shown["bundle"] == {"recipe": "exact", "kv_cache_type": "f32", "size": 1}
 
 
+@pytest.mark.spec(16)
 def test_copilot_sees_the_name_it_asked_for(client: Client) -> None:
     for agent, name in (("GitHubCopilotChat/1", "m"), ("curl/8", None)):
         shown = client.post("/api/show", content='{"model":"m"}', headers={"user-agent": agent}).json()
         assert shown["model_info"].get("general.basename") == name
 
 
+@pytest.mark.spec(5, 9)
 def test_copy_and_delete(client: Client, service: FakeService) -> None:
     response = client.post("/api/copy", content='{"source":"a","destination":"b"}')
     assert (response.status_code, response.content) == (200, b"")
@@ -174,6 +180,7 @@ def test_the_service_chooses_the_words(client: Client, service: FakeService) -> 
     assert (response.status_code, response.json()) == (404, {"error": "model 'x:latest' not found"})
 
 
+@pytest.mark.spec(12)
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
@@ -229,6 +236,9 @@ def test_openapi(client: Client) -> None:
         "/api/delete",
         "/api/embed",
         "/api/embeddings",
+        "/api/experimental/model-recommendations",
+        "/api/experimental/web_fetch",
+        "/api/experimental/web_search",
         "/api/generate",
         "/api/ps",
         "/api/rerank",

@@ -29,6 +29,7 @@ def model(name: str, size: int = 2_019_393_189, **more: object) -> dict[str, obj
     return {"name": name, "model": name, "digest": DIGEST, "size": size, "modified_at": modified, **more}
 
 
+@pytest.mark.spec(96)
 def test_list_is_byte_exact() -> None:
     models = [model("llama3.2:latest"), model("Qwen3:8b", 523_000_000)]
     assert models_table(models, "", NOW) == (
@@ -56,6 +57,7 @@ def test_ps_is_byte_exact() -> None:
     assert "Forever" in loaded_table([forever], "", NOW)
 
 
+@pytest.mark.spec(96)
 @pytest.mark.parametrize("command", ["list", "ls"])
 def test_list(server: Server, appliance: Run, command: str) -> None:
     server.says("GET", "/api/tags", {"models": [model("a:latest"), model("b:latest")]})
@@ -75,6 +77,7 @@ def test_cp(server: Server, appliance: Run) -> None:
     assert server.asked("/api/copy") == [{"source": "a", "destination": "b"}]
 
 
+@pytest.mark.spec(96)
 def test_rm_unloads_and_deletes_each(server: Server, appliance: Run) -> None:
     server.says("POST", "/api/generate", {"done": True, "done_reason": "unload"})
     server.says("DELETE", "/api/delete")
@@ -177,6 +180,7 @@ def test_an_answer_that_is_no_json(server: Server, appliance: Run) -> None:
     assert outcome.err.startswith("Error: the server's answer broke off")
 
 
+@pytest.mark.spec(96)
 def test_create_sends_the_files_and_the_request(server: Server, appliance: Run, tmp_path: Path) -> None:
     weights = b"GGUF" + bytes(3_000_000)
     digest = f"sha256:{hashlib.sha256(weights).hexdigest()}"

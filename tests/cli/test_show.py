@@ -18,10 +18,12 @@ MODEL = """\
 """  # noqa: W291
 
 
+@pytest.mark.spec(96)
 def test_bare_details() -> None:
     assert show_text(BARE) == MODEL
 
 
+@pytest.mark.spec(96)
 def test_model_info() -> None:
     facts = {
         "details": {"family": "test", "parameter_size": "", "quantization_level": "FP16"},
@@ -70,6 +72,7 @@ def test_what_an_encoder_was_converted_to(likeness: dict[str, Any], text: str) -
     assert show_text(BARE | {"bundle": bundle}).splitlines()[5].split("        ")[1].strip() == text
 
 
+@pytest.mark.spec(96)
 def test_verbose_adds_metadata_and_tensors() -> None:
     facts = {
         "details": {"family": "test", "parameter_size": "8B", "quantization_level": "FP16"},
@@ -113,6 +116,7 @@ def test_verbose_adds_metadata_and_tensors() -> None:
     )
 
 
+@pytest.mark.spec(96)
 def test_parameters() -> None:
     facts = BARE | {"parameters": 'stop                           "<|end|>"\ntemperature                    99\n'}
     assert show_text(facts) == MODEL + (
@@ -123,6 +127,7 @@ def test_parameters() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.spec(96)
 def test_capabilities_and_projector() -> None:
     facts = BARE | {
         "capabilities": ["completion", "vision"],
@@ -147,6 +152,7 @@ def test_capabilities_and_projector() -> None:
     )
 
 
+@pytest.mark.spec(96)
 @pytest.mark.parametrize("key", ["system", "license"])
 def test_long_texts_are_cut_after_two_lines(key: str) -> None:
     title = key.capitalize()

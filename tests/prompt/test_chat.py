@@ -53,12 +53,14 @@ CHATML = {
 TURNS = [system("Be kind."), user("Hello friend!"), assistant("Hello human!"), user("What is your name?")]
 
 
+@pytest.mark.spec(95)
 @pytest.mark.parametrize("kind", MISTRAL)
 def test_old_and_new_mistral_templates_agree(kind: str) -> None:
     expected = "[INST] Be kind.\n\nHello friend![/INST] Hello human![INST] What is your name?[/INST] "
     assert go(MISTRAL[kind]).render(TURNS) == expected
 
 
+@pytest.mark.spec(95)
 @pytest.mark.parametrize("kind", CHATML)
 def test_old_and_new_chatml_templates_agree(kind: str) -> None:
     assert go(CHATML[kind]).render(TURNS) == (
@@ -67,6 +69,7 @@ def test_old_and_new_chatml_templates_agree(kind: str) -> None:
     )
 
 
+@pytest.mark.spec(26, 42)
 @pytest.mark.parametrize(
     ("source", "messages", "expected"),
     [
@@ -100,6 +103,7 @@ def test_go_templates_render_conversations(source: str, messages: list[Message],
     assert go(source).render(messages) == expected
 
 
+@pytest.mark.spec(27)
 def test_go_templates_fill_in_the_middle() -> None:
     prompt = go("{{- if .Suffix }}<PRE> {{ .Prompt }} <SUF>{{ .Suffix }} <MID>\n{{- else }}{{ .Prompt }}\n{{- end }}")
     assert prompt.render_fim("def add(", "    return c") == "<PRE> def add( <SUF>    return c <MID>"
@@ -151,6 +155,7 @@ FUNCTION = f'{{"name":"weather","description":"","parameters":{PARAMETERS}}}'
 TOOL_JSON = f'{{"type":"function","function":{FUNCTION}}}'
 
 
+@pytest.mark.spec(90)
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -196,6 +201,7 @@ def test_merging_messages_keeps_their_tool_calls_and_thoughts() -> None:
     assert go(source).render(messages) == "a\n\nb|t|11"
 
 
+@pytest.mark.spec(55)
 def test_jinja_templates_get_messages_tools_and_tokens() -> None:
     prompt = jinja(
         "{{ bos_token }}{{ messages | tojson }}{{ tools | tojson }}{{ add_generation_prompt }}{{ eos_token }}"
@@ -234,6 +240,7 @@ def test_jinja_templates_continue_what_the_assistant_began() -> None:
     assert prompt.render([user("a"), assistant("b"), user("c")]) == "[user]a[assistant]b[user]c[go]"
 
 
+@pytest.mark.spec(25, 43)
 @pytest.mark.parametrize(
     ("request_messages", "expected"),
     [
@@ -251,6 +258,7 @@ def test_a_model_without_a_system_message_adds_none() -> None:
     assert assemble_history("", [], [user("a")]) == [user("a")]
 
 
+@pytest.mark.spec(18)
 def test_thoughts_are_dropped_before_the_last_question() -> None:
     thought = assistant("<think>\nhm\n</think>\n\nYes.")
     kept = [user("<think>a</think>b"), assistant("no <think>x</think>"), assistant("<think>open"), user("q"), thought]
@@ -261,6 +269,7 @@ def fits(limit: int) -> Any:
     return lambda messages: sum(len(message.content) for message in messages) <= limit
 
 
+@pytest.mark.spec(53)
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
@@ -292,6 +301,7 @@ def one_by_one(messages: Sequence[Message], limit: int) -> list[Message]:
     return kept
 
 
+@pytest.mark.spec(54)
 @given(messages=messages_of_lengths, limit=st.integers(0, 100))
 def test_no_more_is_dropped_than_needed(messages: list[Message], limit: int) -> None:
     asked: list[int] = []

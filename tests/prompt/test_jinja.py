@@ -60,6 +60,7 @@ def transformers_says(source: str, messages: list[dict[str, Any]], **values: Any
     return str(rendered[0])
 
 
+@pytest.mark.spec(35, 55)
 @pytest.mark.parametrize(
     "variables", [{}, {"tools": TOOLS}, {"enable_thinking": False}], ids=["plain", "tools", "no think"]
 )

@@ -62,6 +62,7 @@ def cosine(a: Any, b: Any) -> float:
     return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+@pytest.mark.spec(103)
 def test_the_vectors_are_those_of_ollama(client: ollama.Client) -> None:
     one = client.embed(MODEL, SKY)
     assert (one.model, one.prompt_eval_count) == (MODEL, 8)
@@ -88,6 +89,7 @@ def test_without_input_the_model_loads(server: Server, client: ollama.Client) ->
     assert ask(server, input=["", "a"])[1]["prompt_eval_count"] == 2 + 3
 
 
+@pytest.mark.spec(104, 105)
 @pytest.mark.parametrize("truncate", [None, True])
 def test_long_texts_lose_their_end(server: Server, truncate: bool | None) -> None:
     (why,) = ask(server, input="why")[1]["embeddings"]
@@ -103,6 +105,7 @@ def test_long_texts_lose_their_end(server: Server, truncate: bool | None) -> Non
         assert ask(server, input="test " * words)[1]["prompt_eval_count"] == min(words + 2, 512)
 
 
+@pytest.mark.spec(104, 105)
 def test_long_texts_that_may_not_be_cut(server: Server) -> None:
     too_long = "the input length exceeds the context length (8 tokens exceed the limit of 3; "
     for given in (SKY, ["a", SKY]):
@@ -123,6 +126,7 @@ def test_dimensions(server: Server) -> None:
     assert len(ask(server, input=SKY, dimensions=10_000)[1]["embeddings"][0]) == 384
 
 
+@pytest.mark.spec(21, 40)
 def test_models_of_another_kind(server: Server) -> None:
     for path, body, status, text in (
         ("/api/embed", {"model": TINY, "input": "x"}, 501, "This server does not support embeddings. "),

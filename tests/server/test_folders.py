@@ -37,6 +37,7 @@ def answers(client: ollama.Client, name: str) -> list[str]:
     return texts
 
 
+@pytest.mark.spec(111)
 def test_every_form_of_a_model_answers_alike(client: ollama.Client, tmp_path: Path) -> None:
     whole = write_tiny_gguf(tmp_path / "whole.gguf", tensors=in_pairs(tiny_weights()))
     first = write_tiny_gguf(tmp_path / "parts.gguf", tensors=in_pairs(tiny_weights()), split_tensors=8)

@@ -134,6 +134,7 @@ def check_refused(answer: httpx.Response) -> None:
     assert int(answer.headers["retry-after"]) >= 1
 
 
+@pytest.mark.spec(108)
 @pytest.mark.parametrize("stream", [True, False])
 def test_one_more_than_may_wait_is_refused(server: Server, stream: bool) -> None:
     running = ask(server, SHORT, stream=True)
@@ -148,6 +149,7 @@ def test_one_more_than_may_wait_is_refused(server: Server, stream: bool) -> None
     await_stats(server, is_free)
 
 
+@pytest.mark.spec(108)
 def test_one_more_than_may_wait_for_a_model_is_refused(server: Server) -> None:
     """The other model can only load when the first is idle, so of two that ask for it one waits."""
     running = ask(server, SHORT, stream=True)

@@ -49,6 +49,7 @@ def test_list_and_show(client: ollama.Client) -> None:
     assert shown.template
 
 
+@pytest.mark.spec(42)
 def test_stream_equals_the_whole(client: ollama.Client) -> None:
     whole = client.chat(TINY, HELLO, options=SHORT)
     parts = list(client.chat(TINY, HELLO, options=SHORT, stream=True))
@@ -61,6 +62,7 @@ def test_stream_equals_the_whole(client: ollama.Client) -> None:
         assert figure > 0
 
 
+@pytest.mark.spec(24, 35)
 def test_context_continues_a_conversation(client: ollama.Client) -> None:
     first = client.generate(TINY, "hello", options=SHORT)
     second = client.generate(TINY, "the", context=first.context, options=SHORT)
@@ -89,6 +91,7 @@ def test_create_copy_delete(client: ollama.Client) -> None:
     assert caught.value.status_code == 404
 
 
+@pytest.mark.spec(23, 32, 41)
 def test_load_unload_and_keep_alive(client: ollama.Client) -> None:
     assert client.generate(TINY, "").done_reason == "load"
     assert f"{TINY}:latest" in loaded(client)
@@ -102,6 +105,7 @@ def test_load_unload_and_keep_alive(client: ollama.Client) -> None:
     assert model.expires_at.year > 2200
 
 
+@pytest.mark.spec(22, 39)
 def test_what_the_model_cannot_do_is_said(client: ollama.Client) -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
     cases = [
@@ -117,6 +121,7 @@ def test_what_the_model_cannot_do_is_said(client: ollama.Client) -> None:
         assert caught.value.status_code == 400
 
 
+@pytest.mark.spec(50)
 def test_format_gives_json(client: ollama.Client, tiny_server: Server) -> None:
     properties = {"x": {"enum": ["a\u2028b", "c"]}, "n": {"type": "integer", "maximum": 9}}
     schema = {"type": "object", "properties": properties, "required": ["x", "n"]}
@@ -136,6 +141,7 @@ def test_a_long_run_of_equal_pieces_does_not_end_a_constrained_answer(client: ol
     assert json.loads(answer.response) == "z" * 60
 
 
+@pytest.mark.spec(53, 106)
 def test_a_long_conversation_loses_its_oldest_turns_and_a_long_prompt_is_refused(client: ollama.Client) -> None:
     turns = [{"role": role, "content": "hello " * 20} for _ in range(10) for role in ("user", "assistant")]
     options = {**SHORT, "num_ctx": 128}
@@ -147,6 +153,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_a_long_prompt_is_refused
     assert caught.value.status_code == 400
 
 
+@pytest.mark.spec(107)
 def test_generation_goes_on_past_the_context(client: ollama.Client) -> None:
     options = {"num_predict": 200, "num_ctx": 64, "temperature": 0, "stop": []}
     answer = client.generate(TINY, "hello", raw=True, options=options)
@@ -184,6 +191,7 @@ async def abandon(url: str) -> None:
     await client._client.aclose()
 
 
+@pytest.mark.spec(107, 108)
 def test_eight_at_once(tiny_server: Server, client: ollama.Client) -> None:
     prompts = [f"hello {number} the" for number in range(8)]
     alone = [client.generate(TINY, prompt, options=SHORT).response for prompt in prompts]

@@ -8,6 +8,7 @@ from scripts.soak import Sample, Tally, memory_growth, soak
 from tests.real_model import model_path
 
 
+@pytest.mark.spec(108)
 @pytest.mark.slow
 def test_half_a_minute_of_mixed_load_loses_nothing() -> None:
     run, failures = soak(model_path(), 25.0, seed=1)

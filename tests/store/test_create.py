@@ -54,6 +54,7 @@ def files_in(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
+@pytest.mark.spec(8, 56)
 def test_from_a_gguf(store: Store, make_gguf: MakeGGUF) -> None:
     digest = add_file(store, make_gguf())
     statuses = run_create(store, CreateRequest("t-bone", files={"tiny.gguf": digest}))
@@ -80,6 +81,7 @@ def test_from_a_gguf(store: Store, make_gguf: MakeGGUF) -> None:
     assert row.size == size + len(config)
 
 
+@pytest.mark.spec(56)
 def test_from_an_installed_model(store: Store, create: Create) -> None:
     create("base", template="{{ .Prompt }}", licenses=("MIT",))
     base = store.model("base").manifest.layers
@@ -103,6 +105,7 @@ def test_a_source_wins_over_files(store: Store, create: Create) -> None:
     assert store.model("child").system == "x"
 
 
+@pytest.mark.spec(63)
 def test_the_layers_texts_are_plain_and_json_is_go_s(store: Store, create: Create) -> None:
     create(
         "m",
@@ -127,6 +130,7 @@ def test_the_layers_texts_are_plain_and_json_is_go_s(store: Store, create: Creat
     assert model.messages[1].images == (b"\x00",)
 
 
+@pytest.mark.spec(60)
 def test_parameters_merge_by_key(store: Store, create: Create) -> None:
     create("base", parameters={"temperature": 1, "top_k": 10, "stop": ["USER:", "ASSISTANT:"]})
     create("child", source="base", parameters={"temperature": 0.6, "top_p": 0.7})
@@ -139,6 +143,7 @@ def test_parameters_merge_by_key(store: Store, create: Create) -> None:
     assert store.model("same").layers("params")[0].digest == store.model("base").layers("params")[0].digest
 
 
+@pytest.mark.spec(61)
 def test_texts_replace_and_licences_append(store: Store, create: Create) -> None:
     create("base", template="old", system="old", licenses=("one",), messages=(Message("user", "old"),) * 2)
     create("child", source="base", template="new", system="new", licenses=("two",), messages=(Message("user", "new"),))
@@ -162,6 +167,7 @@ def test_the_old_alias_of_template_is_replaced(store: Store, create: Create) -> 
     assert kinds(store, "new") == ["model", "template"]
 
 
+@pytest.mark.spec(58, 59)
 def test_creating_again_clears_away_the_old(store: Store, create: Create) -> None:
     create("m", template="one")
     create("m", source="m", template="two")
@@ -179,6 +185,7 @@ def test_noprune_keeps_the_old(store: Store, create: Create) -> None:
     assert len(list(keeping.blobs.digests())) == 4
 
 
+@pytest.mark.spec(66)
 def test_renderer_and_kin_are_inherited(store: Store, create: Create) -> None:
     create("base", renderer="r", parser="p", requires="0.14.0", info={"capabilities": ["tools"]})
     create("child", source="base", parser="q")
@@ -204,6 +211,7 @@ def test_info_overrides(store: Store, create: Create) -> None:
     assert store.model("m").capabilities() == ("vision", "completion")
 
 
+@pytest.mark.spec(65)
 @pytest.mark.parametrize(
     ("info", "message"),
     [
@@ -262,6 +270,7 @@ def test_deprecated_parameters_are_named_and_left_out(store: Store, create: Crea
     assert store.model("m").parameters == {"seed": 7}
 
 
+@pytest.mark.spec(57)
 @pytest.mark.parametrize(
     ("fields", "kind", "message"),
     [
@@ -291,6 +300,7 @@ def test_file_paths_must_be_relative(store: Store, create: Create, make_gguf: Ma
             draft_of(store, request)
 
 
+@pytest.mark.spec(68)
 @pytest.mark.parametrize(
     ("path", "content", "message"),
     [
@@ -308,6 +318,7 @@ def test_files_that_are_no_gguf(store: Store, path: str, content: bytes, message
     assert str(caught.value) == message
 
 
+@pytest.mark.spec(68)
 def test_the_magic_is_enough(store: Store, make_gguf: MakeGGUF) -> None:
     digest = add_file(store, make_gguf())
     run_create(store, CreateRequest("m", files={"folder/model": digest.replace(":", "-")}))
@@ -360,6 +371,7 @@ def test_quantizations_that_are_refused(
     create("m", {"file_type": file_type}, quantize={1: "f16", 15: "q4_k_m"}[file_type])
 
 
+@pytest.mark.spec(111)
 @pytest.mark.parametrize(
     ("asked", "recipe"),
     [("f32", "fp32"), ("bf16", "exact"), ("Q8_0", "exact"), ("q4_k_s", "q4"), ("Q4_K_M", "q4"), ("q4_K", "q4")],

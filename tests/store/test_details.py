@@ -37,6 +37,7 @@ def test_human_counts(count: int, text: str) -> None:
     assert human_count(count) == text
 
 
+@pytest.mark.spec(15)
 @pytest.mark.parametrize(
     ("jinja", "go", "found"),
     [
@@ -86,6 +87,7 @@ def test_capabilities_of_everything_else() -> None:
     assert capabilities({"general.architecture": "z"}, "", declared=["tools"]) == ("tools", "completion")
 
 
+@pytest.mark.spec(10)
 def test_show(store: Store, create: Create) -> None:
     create(
         "show-model",
@@ -182,6 +184,7 @@ def test_a_declared_parameter_count_stands(store: Store, create: Create) -> None
     assert store.model("m").details().model_info["general.parameter_count"] == 134_515_008
 
 
+@pytest.mark.spec(15)
 def test_templates_shown(store: Store, create: Create) -> None:
     create("jinja", {"template": RETURNS})
     shown = store.model("jinja").details()

@@ -29,6 +29,7 @@ def test_how_a_model_is_converted() -> None:
         parse_modelfile("FROM m\nPARAMETER kv_cache_type f16\n")
 
 
+@pytest.mark.spec(94)
 def test_everything_at_once() -> None:
     text = """
 # a comment
@@ -75,6 +76,7 @@ all the things!"
     )
 
 
+@pytest.mark.spec(94)
 @pytest.mark.parametrize(
     ("value", "system"),
     [
@@ -103,6 +105,7 @@ def test_values(value: str, system: str) -> None:
     assert parse_modelfile(f"FROM x\nSYSTEM {value}\nLICENSE l\n") == Modelfile(("x",), system=system, licenses=("l",))
 
 
+@pytest.mark.spec(94)
 @pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
 def test_line_ends(newline: str) -> None:
     text = newline.join(["FROM foo", "", "# note", "SYSTEM bar", "LICENSE baz"])
@@ -112,6 +115,7 @@ def test_line_ends(newline: str) -> None:
     assert caught.value.line == 3
 
 
+@pytest.mark.spec(94)
 @pytest.mark.parametrize(
     "encoded",
     [
@@ -131,6 +135,7 @@ def test_what_cannot_be_printed_is_dropped() -> None:
     assert parse_modelfile(b"FROM a\xffb").sources == ("a\ufffdb",)
 
 
+@pytest.mark.spec(94)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

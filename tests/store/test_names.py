@@ -22,6 +22,7 @@ from appliance.store.names import (
 LONG = "a" * 80
 
 
+@pytest.mark.spec(76)
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -40,6 +41,7 @@ def test_valid_names(text: str, parts: tuple[str, ...]) -> None:
     assert parse_name(text).parts == parts
 
 
+@pytest.mark.spec(76)
 @pytest.mark.parametrize(
     "text",
     [
@@ -54,6 +56,7 @@ def test_invalid_names(text: str) -> None:
         parse_name(text)
 
 
+@pytest.mark.spec(76)
 @pytest.mark.parametrize(
     ("text", "short"),
     [
@@ -83,6 +86,7 @@ def test_folding_keeps_two_spellings_apart() -> None:
     assert fold(parse_name("llama"), installed) == parse_name("llama")
 
 
+@pytest.mark.spec(75)
 @pytest.mark.parametrize(
     ("text", "base", "source"),
     [
@@ -102,6 +106,7 @@ def test_source_suffixes(text: str, base: str, source: Source | None) -> None:
     assert is_cloud(text) is (source is Source.CLOUD)
 
 
+@pytest.mark.spec(75)
 def test_two_sources_or_none_at_all() -> None:
     with pytest.raises(InvalidName, match=r'^use either :local or :cloud, not both: "foo:cloud:local"$'):
         split_source("foo:cloud:local")
@@ -110,6 +115,7 @@ def test_two_sources_or_none_at_all() -> None:
     assert not is_cloud("foo:cloud:local")
 
 
+@pytest.mark.spec(75)
 @pytest.mark.parametrize(
     ("text", "stub"),
     [
@@ -129,6 +135,7 @@ part = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}", fullmatch=True)
 plain = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,30}", fullmatch=True)
 
 
+@pytest.mark.spec(76)
 @given(part, plain, part, part)
 def test_a_name_and_its_path_say_the_same(host: str, namespace: str, model: str, tag: str) -> None:
     name = ModelName(host, namespace, model, tag)

@@ -119,6 +119,7 @@ def test_an_empty_store(store: Store) -> None:
         store.model("no such name")
 
 
+@pytest.mark.spec(69)
 def test_the_list_is_newest_first_and_short(store: Store, create: Create) -> None:
     for days, name in enumerate(["mistral:7b-instruct-q4_0", "apple/OpenELM", "myhost/mynamespace/lips:code"]):
         create(name)
@@ -133,6 +134,7 @@ def test_the_list_is_newest_first_and_short(store: Store, create: Create) -> Non
     assert rows[0].capabilities == ("completion",)
 
 
+@pytest.mark.spec(5, 14)
 def test_names_are_found_in_any_case(store: Store, create: Create) -> None:
     create("Test")
     digest = store.model("tEST:LATEST").digest
@@ -156,6 +158,7 @@ def test_a_local_suffix_is_not_part_of_the_name(store: Store, create: Create) ->
         store.model("m:cloud:local")
 
 
+@pytest.mark.spec(9)
 def test_copy(store: Store, create: Create) -> None:
     create("one", system="one")
     store.copy("one", "beefsteak")
@@ -187,6 +190,7 @@ def test_copy_errors(
     assert str(caught.value) == message
 
 
+@pytest.mark.spec(6, 70)
 def test_delete_removes_what_only_it_used(store: Store, create: Create) -> None:
     create("one", system="shared")
     create("two", source="one", template="{{ .Prompt }}")
@@ -203,6 +207,7 @@ def test_delete_removes_what_only_it_used(store: Store, create: Create) -> None:
         store.delete("t/w/o/")
 
 
+@pytest.mark.spec(70)
 def test_delete_of_a_cloud_stub_and_of_a_doubled_layer(tmp_path: Path) -> None:
     root = tmp_path / "models"
     layer = {"mediaType": IMAGE + "license", **put_blob(root, b"text")}
