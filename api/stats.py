@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from api.encode import JSONResponse
 from api.service import Injected
-from appliance import core
+from appliance import __version__, core
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -64,8 +64,9 @@ class ModelStats(Struct):
 
 
 class StatsResponse(Struct):
-    """GET /api/stats: the model that stays longest first."""
+    """GET /api/stats: the appliance's own version, and the model that stays longest first."""
 
+    version: str
     models: list[ModelStats]
 
 
@@ -73,7 +74,7 @@ class StatsResponse(Struct):
 async def stats(service: Injected) -> Response[StatsResponse]:
     """What each loaded model does: slots, queue, token totals, speculation, prefix cache. Not part of Ollama's API."""
     engines = await service.stats()
-    return JSONResponse(StatsResponse([model_stats(name, engine) for name, engine in engines.items()]))
+    return JSONResponse(StatsResponse(__version__, [model_stats(name, engine) for name, engine in engines.items()]))
 
 
 def model_stats(name: str, engine: core.EngineStats) -> ModelStats:

@@ -77,11 +77,37 @@ def test_links_in_the_documents_lead_somewhere() -> None:
             assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def imported(code: str) -> set[str]:
+    """The modules that this code imports."""
+    result = run(sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules, sep='\\n')")
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.splitlines())
+
+
+def command_line(*arguments: str) -> str:
+    return f"from appliance.cli.main import main\ntry: main({arguments!r})\nexcept SystemExit: pass"
+
+
+HEAVY = {"onnxruntime", "litestar", "uvicorn", "numpy", "torch", "transformers", "tokenizers", "jinja2", "asyncio"}
+
+
 def test_the_command_line_starts_without_engine_and_web_framework() -> None:
-    heavy = ("onnxruntime", "litestar", "uvicorn", "numpy", "torch", "transformers")
-    code = f"import sys, appliance.cli.main; print([name for name in {heavy} if name in sys.modules])"
-    result = run(sys.executable, "-c", code)
-    assert result.stdout == "[]\n", result.stderr
+    assert not imported(command_line("--help")) & (HEAVY | {"httpx"})
+    modules = imported(command_line("list"))
+    assert "httpx" in modules
+    assert not modules & HEAVY
+    assert {name for name in modules if name.startswith("appliance.cli.")} == {
+        f"appliance.cli.{name}" for name in ("main", "absent", "list", "client", "completion", "formats")
+    }
+
+
+def test_the_server_starts_without_what_only_commands_need() -> None:
+    modules = imported("import appliance.cli.main, appliance.cli.serve, appliance.daemon")
+    assert {"onnxruntime", "litestar"} <= modules
+    assert {name for name in modules if name.startswith("appliance.cli.")} == {
+        f"appliance.cli.{name}" for name in ("main", "absent", "serve")
+    }
+    assert not modules & {"rich.progress", "rich.console", "readline"}
 
 
 def test_scripts_can_be_run() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from appliance.cli.client import Client
+from appliance.cli.progress import Statuses
 from appliance.errors import ApplianceError
 from appliance.store.split_gguf import NAME as SPLIT_NAME
 from appliance.store.split_gguf import siblings
 
 CHUNK_BYTES = 2**20
+WORKERS = 4
 
 # A folder holds its weights in one of these forms, the first that matches. Torch's are zip files.
 _WEIGHTS = (
@@ -30,13 +34,25 @@ _COMPANIONS = (
     "*.json", "*/*.json", "chat_template.jinja", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt",
 )  # fmt: skip
 
+# What starts like this is no model's name, nor is what ends like this and has no tag.
+_PATHS = ("./", "../", "/", "~")
+_FILES = (".gguf", ".safetensors", ".bin", ".onnx")
 
-def expand(name: str, base: Path) -> Path:
-    """A path of a Modelfile that lies in `base`: `~` and `~user` expanded, relative to that folder."""
+
+def existing(instruction: str, name: str, base: Path) -> Path | None:
+    """The file or folder that an instruction of a Modelfile in the folder `base` names: relative to it, `~` expanded.
+
+    None where nothing is there and the name can be a model's. Raises ApplianceError where it cannot.
+    """
     try:
-        return base / Path(name).expanduser()
+        path = base / Path(name).expanduser()
     except RuntimeError as error:
-        raise ApplianceError(f"{name}: {error}") from error
+        raise ApplianceError(f"{instruction} {name}: {error}") from error
+    if path.exists():
+        return path
+    if instruction == "FROM" and not name.startswith(_PATHS) and (":" in name or not name.lower().endswith(_FILES)):
+        return None
+    raise ApplianceError(f"{instruction} {name}: no such file or folder ({path})")
 
 
 def model_files(path: Path) -> dict[str, Path]:
@@ -67,27 +83,48 @@ def _matches(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     ]
 
 
-def send(client: Client, file: Path, report: Callable[[str, int, int], None]) -> str:
-    """Put a file into the server's store unless it is there; returns its digest, "sha256:...".
+def send(client: Client, files: Mapping[str, Path], statuses: Statuses) -> dict[str, str]:
+    """Put files, by their names, into the server's store unless they are there; returns digests, "sha256:...", by name.
 
-    Reads the file twice: for the digest, then for sending. `report(status, done_bytes, total_bytes)` is told of both.
+    A few at a time. Every file is read once for its digest, and once more if it has to be sent.
     """
+    stop = Event()  # what goes wrong with one file, and Ctrl+C, ends the work on the others
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            found = pool.map(lambda name: _send(client, name, files[name], statuses, stop), files)
+            return dict(zip(files, found, strict=True))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _send(client: Client, name: str, file: Path, statuses: Statuses, stop: Event) -> str:
     size = file.stat().st_size
-    status = f"hashing {file.name}"
     hasher = hashlib.sha256()
-    for chunk in _chunks(file, lambda done: report(status, done, size)):
+    for chunk, done in _chunks(file, stop):
         hasher.update(chunk)
+        if size > CHUNK_BYTES:  # anything smaller is done before it is read
+            statuses.show(f"hashing {name}", done, size, in_bytes=True)
     digest = f"sha256:{hasher.hexdigest()}"
     if not client.has_blob(digest):
-        status = f"copying file {digest}"
-        client.upload(digest, _chunks(file, lambda done: report(status, done, size)), size)
+        client.upload(digest, _sent(file, size, f"copying file {digest}", statuses, stop), size)
     return digest
 
 
-def _chunks(file: Path, tell: Callable[[int], None]) -> Iterator[bytes]:
+def _sent(file: Path, size: int, status: str, statuses: Statuses, stop: Event) -> Iterator[bytes]:
+    statuses.show(status, 0, size, in_bytes=True)
+    for chunk, done in _chunks(file, stop):
+        yield chunk
+        statuses.show(status, done, size, in_bytes=True)
+
+
+def _chunks(file: Path, stop: Event) -> Iterator[tuple[bytes, int]]:
+    """The file's bytes, and how many there are with them."""
     done = 0
     with file.open("rb") as source:
         while chunk := source.read(CHUNK_BYTES):
-            yield chunk
+            if stop.is_set():
+                raise ApplianceError("interrupted")
             done += len(chunk)
-            tell(done)
+            yield chunk, done

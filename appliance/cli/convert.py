@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.cli.formats import section
-from appliance.cli.progress import Statuses
 from appliance.config import load_settings
-from appliance.conversion import run_converter
 from appliance.errors import ApplianceError
-from appliance.store.model import bundle_name
+
+if TYPE_CHECKING:
+    from appliance.cli.progress import Statuses
 
 WORST_TENSORS = 5  # that are shown
 
@@ -36,13 +35,18 @@ WORST_TENSORS = 5  # that are shown
 @click.option(
     "--check", is_flag=True, help="Hold the bundle against the source's values in float32, and say how close."
 )
-def convert(
+def command(
     source: Path, out: Path | None, recipe: str, kv: str, target: str, adapter: Path | None, check: bool
 ) -> None:
     """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE.
 
     A bundle for cuda or directml has a float16 graph that runs one sequence at a time.
     """
+    import asyncio
+
+    from appliance.cli.progress import Statuses
+    from appliance.store.model import bundle_name
+
     for path in filter(None, (source, adapter)):
         if not path.exists():
             raise ApplianceError(f"{path} does not exist")
@@ -61,6 +65,8 @@ async def _convert(
     source: Path, folder: Path, choice: tuple[str, str, str], adapter: Path | None, check: bool, statuses: Statuses
 ) -> Mapping[str, Any]:
     """`choice` is recipe, KV cache type and target. Returns the bundle's description."""
+    from appliance.conversion import run_converter
+
     recipe, kv, target = choice
     floor = load_settings({}, os.environ).disk_floor_bytes
     running = run_converter(source, folder, recipe, kv, adapter=adapter, check=check, target=target, floor=floor)

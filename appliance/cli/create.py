@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from appliance.cli.client import Client, connect
-from appliance.cli.components import expand, model_files, send
-from appliance.cli.progress import Statuses
+from appliance.cli.completion import model_names
 from appliance.errors import ApplianceError
-from appliance.store.modelfile import Modelfile, parse_modelfile
+
+if TYPE_CHECKING:
+    from appliance.cli.client import Client
+    from appliance.cli.progress import Statuses
+    from appliance.store.modelfile import Modelfile
 
 
 @click.command("create")
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option("-f", "--file", metavar="FILE", type=click.Path(path_type=Path), help="The Modelfile (./Modelfile).")
 @click.option("-q", "--quantize", metavar="TYPE", default="", help="Quantize to this type (e.g. Q4_K_M).")
-def create(model: str, file: Path | None, quantize: str) -> None:
+@click.option("--draft-quantize", metavar="TYPE", hidden=True)
+@click.option("--experimental", is_flag=True, hidden=True)
+def command(model: str, file: Path | None, quantize: str, draft_quantize: str | None, experimental: bool) -> None:
     """Create MODEL from a Modelfile; without one, from the model files in this folder."""
+    if draft_quantize is not None:
+        raise ApplianceError("--draft-quantize: draft models are not supported")
+    if experimental:
+        raise ApplianceError("--experimental is not needed here: leave it out, safetensors files are read without it")
+    from appliance.cli.client import connect
+    from appliance.cli.progress import Statuses
+
     modelfile, base = _read(file)
     for warning in modelfile.warnings:
         click.echo(warning, err=True)
@@ -34,6 +45,8 @@ def create(model: str, file: Path | None, quantize: str) -> None:
 
 def _read(file: Path | None) -> tuple[Modelfile, Path]:
     """The Modelfile and the folder its paths start from."""
+    from appliance.store.modelfile import parse_modelfile
+
     path = file or Path("Modelfile")
     try:
         return parse_modelfile(path.read_bytes()), path.resolve().parent
@@ -41,35 +54,29 @@ def _read(file: Path | None) -> tuple[Modelfile, Path]:
         if file is not None:
             raise ApplianceError("specified Modelfile wasn't found") from error
         return parse_modelfile("FROM ."), Path.cwd()
-    except OSError as error:
-        raise ApplianceError(f"{path}: {error.strerror}") from error
 
 
 def _request(client: Client, modelfile: Modelfile, base: Path, statuses: Statuses) -> dict[str, Any]:
     """The body of /api/create without the name; the files it refers to are on the server afterwards."""
+    from appliance.cli.components import existing, model_files, send
+
     if modelfile.draft:
         raise ApplianceError("DRAFT models are not supported")
     source = ""
     files: dict[str, Path] = {}
-    adapters: dict[str, Path] = {}
     for name in modelfile.sources:
-        path = expand(name, base)
-        if path.exists():
+        if path := existing("FROM", name, base):
             found = model_files(path)
             if twice := files.keys() & found.keys():
                 raise ApplianceError(f"FROM {name}: there is another file named {min(twice)}")
             files |= found
         else:
             source = name
-    if modelfile.adapter:
-        path = expand(modelfile.adapter, base)
-        if not path.exists():
-            raise ApplianceError(f"{modelfile.adapter}: no such file or directory")
-        adapters = model_files(path)
+    adapter = existing("ADAPTER", modelfile.adapter, base) if modelfile.adapter else None
     fields = {
         "from": source,
-        "files": {name: send(client, path, statuses.show) for name, path in files.items()},
-        "adapters": {name: send(client, path, statuses.show) for name, path in adapters.items()},
+        "files": send(client, files, statuses),
+        "adapters": send(client, model_files(adapter) if adapter else {}, statuses),
         "template": modelfile.template,
         "system": modelfile.system,
         "renderer": modelfile.renderer,

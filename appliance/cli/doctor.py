@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(as_json: bool) -> None:
+def command(as_json: bool) -> None:
     """Check this machine and installation: execution providers, processor, memory, disk, port, extras.
 
     A problem, something that keeps the server or a setting from working, makes the command fail.

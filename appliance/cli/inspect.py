@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 from click.exceptions import Exit
 
+from appliance.cli.completion import models_and_files
 from appliance.cli.formats import human_bytes, human_count, human_span, section, table
 from appliance.config import Settings, load_settings
-from appliance.inspection import Verdict, inspect
-from appliance.store.store import Store
+
+if TYPE_CHECKING:
+    from appliance.inspection import Verdict
 
 
 @click.command("inspect")
-@click.argument("source")
+@click.argument("source", shell_complete=models_and_files)
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="PATH", help="A LoRA to merge into it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect_model(source: str, adapter: Path | None, as_json: bool) -> None:
+def command(source: str, adapter: Path | None, as_json: bool) -> None:
     """Say whether SOURCE would run here: a GGUF file, a Hugging Face folder or an installed model.
 
     Only headers are read. Ends with 1 if the converters would refuse it or nothing fits the memory.
     """
+    import asyncio
+
+    from appliance.inspection import inspect
+
     settings = load_settings({}, os.environ)
     path, adapter = (Path(source), adapter) if Path(source).exists() else _installed(settings, source, adapter)
     verdict = asyncio.run(inspect(settings, path, adapter))
@@ -39,6 +45,8 @@ def inspect_model(source: str, adapter: Path | None, as_json: bool) -> None:
 
 def _installed(settings: Settings, name: str, adapter: Path | None) -> tuple[Path, Path | None]:
     """The file and the adapter of an installed model. Raises ModelNotFound."""
+    from appliance.store.store import Store
+
     model = Store(settings.models, noprune=True).model(name)  # which leaves alone what a server may be making
     return model.source(), adapter or model.adapter()
 

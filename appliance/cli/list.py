@@ -8,12 +8,13 @@ from typing import Any
 import rich_click as click
 
 from appliance.cli.client import Client, connect
+from appliance.cli.completion import model_names
 from appliance.cli.formats import human_bytes, relative_time, table
 
 
 @click.command("list", aliases=["ls"])
-@click.argument("prefix", default="")
-def list_models(prefix: str) -> None:
+@click.argument("prefix", default="", shell_complete=model_names)
+def command(prefix: str) -> None:
     """List the installed models, or those whose name starts with PREFIX."""
     with connect() as client:
         print_models(client, prefix)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn
-from rich.table import Column
+from appliance.cli.formats import human_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task, TaskID
 
 
 class Statuses:
-    """Shows a sequence of statuses, the latest running, those before it finished. Use as a context manager."""
+    """Shows statuses as they come. Use as a context manager; threads may share one.
+
+    A status that knows its total is a bar until it is complete, and there may be several at a time. Any other is over
+    when the next one comes.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
+
         self._console = console or Console(stderr=True)
-        self._bars = Progress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-            BarColumn(bar_width=20),
-            TaskProgressColumn(),
-            console=self._console,
-            expand=True,
-        )
-        self._status = ""
-        self._task: TaskID | None = None
+        self._bars = _bars(self._console)
+        self._tasks: dict[str, TaskID | None] = {}
+        self._open = ""  # the latest status without a total
+        self._lock = Lock()
 
     def __enter__(self) -> Statuses:
         if self._console.is_terminal:
@@ -32,23 +36,58 @@ class Statuses:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is None:
-            self._finish()
+            for status in self._tasks:
+                self._finish(status)
         if self._console.is_terminal:
             self._bars.stop()
 
-    def show(self, status: str, completed: int = 0, total: int = 0) -> None:
-        """The state of `status`; a status other than the last one starts a new line."""
-        if status != self._status:
-            self._finish()
-            self._status = status
-            if self._console.is_terminal:
-                self._task = self._bars.add_task(status, total=total or None)
-            else:
-                self._console.print(status, markup=False, highlight=False, soft_wrap=True)
-        if self._task is not None:
-            self._bars.update(self._task, completed=completed, total=total or None)
+    def show(self, status: str, completed: int = 0, total: int = 0, *, in_bytes: bool = False) -> None:
+        """The state of `status`; amounts are shown where they are bytes."""
+        with self._lock:
+            if status not in self._tasks or (not total and status != self._open):
+                self._begin(status, total)
+            task = self._tasks[status]
+            if task is not None:
+                self._bars.update(task, completed=completed, total=total or None, in_bytes=in_bytes)
 
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, completed=1, total=1)
-        self._task = None
+    def _begin(self, status: str, total: int) -> None:
+        self._finish(self._open)
+        self._open = "" if total else status
+        self._tasks[status] = None
+        if self._console.is_terminal:
+            self._tasks[status] = self._bars.add_task(status, total=total or None, in_bytes=False)
+        else:
+            self._console.print(status, markup=False, highlight=False, soft_wrap=True)
+
+    def _finish(self, status: str) -> None:
+        task = self._tasks.get(status)
+        if task is not None:
+            total = self._bars.tasks[self._bars.task_ids.index(task)].total or 1
+            self._bars.update(task, completed=total, total=total)
+
+
+def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Amount(ProgressColumn):
+        """Bytes done and in all, how fast they come and how long they will."""
+
+        def render(self, task: Task) -> Text:
+            if not task.fields["in_bytes"] or task.total is None:
+                return Text()
+            amount = f"{human_bytes(int(task.completed))}/{human_bytes(int(task.total))}"
+            if not task.finished and task.speed:
+                amount += f" {human_bytes(int(task.speed))}/s"
+            return Text(amount, "progress.download")
+
+    return Progress(
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        Amount(),
+        console=console,
+        expand=True,
+    )

@@ -8,12 +8,13 @@ from typing import Any
 import rich_click as click
 
 from appliance.cli.client import connect
+from appliance.cli.completion import loaded_names
 from appliance.cli.formats import human_bytes, processor, relative_time, table
 
 
 @click.command("ps")
-@click.argument("prefix", default="")
-def ps(prefix: str) -> None:
+@click.argument("prefix", default="", shell_complete=loaded_names)
+def command(prefix: str) -> None:
     """List the loaded models, or those whose name starts with PREFIX."""
     with connect() as client:
         models = client.call("GET", "/api/ps").get("models") or []

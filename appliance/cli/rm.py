@@ -5,12 +5,13 @@ from __future__ import annotations
 import rich_click as click
 
 from appliance.cli.client import RequestFailed, connect
+from appliance.cli.completion import model_names
 from appliance.cli.stop import unload
 
 
 @click.command("rm")
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-def rm(models: tuple[str, ...]) -> None:
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=model_names)
+def command(models: tuple[str, ...]) -> None:
     """Remove each MODEL, unloading it first."""
     with connect() as client:
         for model in models:

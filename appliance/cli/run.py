@@ -8,12 +8,8 @@ import sys
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 
-from appliance.cli.client import connect
-from appliance.cli.reader import Reader, history_path
-from appliance.cli.repl import loop
-from appliance.cli.session import Session
+from appliance.cli.completion import model_names
 from appliance.config import load_settings, parse_duration_s
 from appliance.errors import ApplianceError
 
@@ -31,7 +27,7 @@ class _RunCommand(click.RichCommand):
 
 
 @click.command("run", cls=_RunCommand)
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.argument("prompt", nargs=-1)
 @click.option("--keepalive", metavar="DURATION", help="How long the model stays loaded (e.g. 5m).")
 @click.option("--verbose", is_flag=True, help="Show timings after each answer.")
@@ -43,7 +39,7 @@ class _RunCommand(click.RichCommand):
     "--truncate", type=bool, metavar="BOOL", help="Embeddings: cut a text that is too long (default: true), or fail."
 )
 @click.option("--dimensions", type=int, metavar="N", help="Embeddings: only the first N numbers of the vector.")
-def run(
+def command(
     model: str,
     prompt: tuple[str, ...],
     keepalive: str | None,
@@ -59,6 +55,9 @@ def run(
 
     What is piped in comes before PROMPT. An embedding model prints the vector of PROMPT as a JSON array.
     """
+    from appliance.cli.client import connect
+    from appliance.cli.session import Session
+
     interactive = sys.stdin is not None and sys.stdin.isatty()
     piped = "" if interactive else _piped()
     text = " ".join(part for part in (piped, *prompt) if part)
@@ -87,6 +86,11 @@ def run(
                 click.echo()
             return
         session.messages = list(messages)
+        from rich.console import Console
+
+        from appliance.cli.reader import Reader, history_path
+        from appliance.cli.repl import loop
+
         with Console(stderr=True).status("loading model"):
             session.load()
         settings = load_settings({}, os.environ)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @click.command("serve", aliases=["start"])
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Read this config.toml.")
-def serve(config: Path | None, **flags: Any) -> None:
+def command(config: Path | None, **flags: Any) -> None:
     """Start the server; Ctrl+C stops it.
 
     Every flag can also be set in config.toml or by an environment variable.
@@ -36,7 +36,7 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 for _field in setting_fields():
     _option = click.RichOption if hasattr(click, "RichOption") else click.Option
-    serve.params.append(
+    command.params.append(
         _option(
             [f"--{_field.name.replace('_', '-')}"],
             metavar="VALUE",

@@ -8,23 +8,23 @@ from typing import Any
 import rich_click as click
 
 from appliance.cli.client import connect
+from appliance.cli.completion import model_names
 from appliance.cli.formats import cell_width, human_count, section
 from appliance.errors import ApplianceError
-from appliance.prompt.gotemplate.values import show_float
 
 _PREVIEW_LINES = 2
 _ARRAY_WIDTH = 10
 
 
 @click.command("show")
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option("--license", "part", flag_value="license", multiple=True, help="Show the license.")
 @click.option("--modelfile", "part", flag_value="modelfile", multiple=True, help="Show the Modelfile.")
 @click.option("--parameters", "part", flag_value="parameters", multiple=True, help="Show the parameters.")
 @click.option("--template", "part", flag_value="template", multiple=True, help="Show the template.")
 @click.option("--system", "part", flag_value="system", multiple=True, help="Show the system message.")
 @click.option("-v", "--verbose", is_flag=True, help="Show all metadata and tensors.")
-def show(model: str, part: tuple[str, ...], verbose: bool) -> None:
+def command(model: str, part: tuple[str, ...], verbose: bool) -> None:
     """Show what MODEL is, or one part of it."""
     if len(part) > 1:
         raise ApplianceError(
@@ -137,6 +137,8 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
+        from appliance.prompt.gotemplate.values import show_float
+
         return show_float(float(value))
     return "<nil>" if value is None else str(value)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import rich_click as click
 
 from appliance.cli.client import Client, RequestFailed, connect
+from appliance.cli.completion import loaded_names
 from appliance.errors import ApplianceError
 
 
 @click.command("stop")
-@click.argument("model")
-def stop(model: str) -> None:
+@click.argument("model", shell_complete=loaded_names)
+def command(model: str) -> None:
     """Unload MODEL."""
     with connect() as client:
         try:

@@ -11,7 +11,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from appliance import core, errors
+from appliance import __version__, core, errors
 from tests.api.fake import BLOB, DETAILS, FACTS, FakeService
 
 Client = TestClient[Litestar]
@@ -261,7 +261,7 @@ def test_openapi(client: Client) -> None:
 
 
 def test_stats(client: Client, service: FakeService) -> None:
-    assert client.get("/api/stats").text == '{"models":[]}'
+    assert client.get("/api/stats").text == f'{{"version":"{__version__}","models":[]}}'
     service.engines["a:latest"] = core.EngineStats(
         slots=4,
         busy_slots=4,
@@ -279,6 +279,7 @@ def test_stats(client: Client, service: FakeService) -> None:
     response = client.get("/api/stats")
     assert (response.status_code, response.headers["content-type"]) == (200, JSON)
     assert response.json() == {
+        "version": __version__,
         "models": [
             {
                 "name": "a:latest",
@@ -289,5 +290,5 @@ def test_stats(client: Client, service: FakeService) -> None:
                 "speculation": {"drafted": 0, "accepted": 0},
                 "prefix_cache": {"bytes": 5, "evictions": {"live": 2}},
             }
-        ]
+        ],
     }

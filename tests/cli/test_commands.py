@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from appliance import __version__
 from appliance.cli import client as client_module
 from appliance.cli.client import server_url
 from appliance.cli.list import models_table
@@ -133,13 +136,18 @@ def test_version(server: Server, appliance: Run) -> None:
     assert outcome.code == 0
     assert outcome.out.startswith("appliance version is ")
     assert outcome.out.endswith("Ollama API version is 0.33.0\n")
+    assert outcome.err == ""
+    server.says("GET", "/api/stats", {"version": "9.9", "models": []})
+    outcome = appliance("-v")
+    assert outcome.out == "appliance version is 9.9\nOllama API version is 0.33.0\n"
+    assert outcome.err == f"Warning: client version is {__version__}\n"
 
 
 def test_no_server(appliance: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     outcome = appliance("list")
     assert outcome == Outcome(
-        1, "", "Error: could not connect to appliance server, run 'appliance serve' to start it\n"
+        1, "", "Error: could not connect to appliance server at http://127.0.0.1:1, run 'appliance serve' to start it\n"
     )
     assert "Warning: could not connect" in appliance("-v").err
 
@@ -173,11 +181,61 @@ def test_an_error_that_is_not_json_is_shown_as_it_is(server: Server, appliance: 
     assert appliance("list").err == "Error: 503 Service Unavailable\n"
 
 
-def test_an_answer_that_is_no_json(server: Server, appliance: Run) -> None:
-    server.replies["GET", "/api/tags"] = 200, b"<html>"
-    outcome = appliance("list")
+@pytest.mark.parametrize("reply", [(200, b"<html>\n  Router"), (404, b"<html>\n  Router")])
+def test_another_program_on_the_port(server: Server, appliance: Run, reply: tuple[int, bytes]) -> None:
+    server.replies["GET", "/api/tags"] = reply
+    what = f"GET /api/tags got {reply[0]} and '<html> Router'"
+    assert appliance("list").err == f"Error: what answers at {server.url} is no appliance server: {what}\n"
+
+
+def test_a_program_on_the_port_that_does_not_speak_http(
+    appliance: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{listener.getsockname()[1]}")
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"-ERR unknown command\r\n\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        outcome = appliance("list")
+        thread.join()
     assert outcome.code == 1
-    assert outcome.err.startswith("Error: the server's answer broke off")
+    assert "is no appliance server: it does not speak HTTP" in outcome.err
+
+
+def test_a_server_elsewhere_that_cannot_be_reached(appliance: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "http://nowhere.invalid:11434")
+    outcome = appliance("list")
+    assert outcome.err.startswith("Error: could not connect to appliance server at http://nowhere.invalid:11434: ")
+    assert outcome.err.endswith("; OLLAMA_HOST says where it is\n")
+
+
+def test_how_to_start_what_is_installed_as_a_service(
+    appliance: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "appliance.service").touch()
+    monkeypatch.setattr(client_module, "UNITS", (tmp_path / "appliance.service",))
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    assert appliance("ps").err.endswith("run 'systemctl start appliance' to start it\n")
+
+
+@pytest.mark.parametrize("command", ["signin", "login", "signout", "logout", "launch"])
+def test_what_has_no_meaning_here_says_so(appliance: Run, command: str) -> None:
+    outcome = appliance(command, "claude", "--model", "m")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+    assert command not in appliance("--help").out
+
+
+def test_help_is_also_a_command(appliance: Run) -> None:
+    assert appliance("help").out == appliance("--help").out
+    assert appliance("help", "ls").out == appliance("list", "--help").out
+    assert appliance("help", "fly").err == "Error: No such command 'fly'.\n"
 
 
 @pytest.mark.spec(96)
