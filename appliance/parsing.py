@@ -13,27 +13,25 @@ from appliance.core import ChatRequest, GenerateRequest, Reply
 from appliance.generation import Prompt
 from appliance.prompt.parsers import output_parser
 from appliance.prompt.parsers.base import Expected, OutputParser, Parsed, Passthrough, ToolCall
-from appliance.prompting import thinking
+from appliance.prompting import compiled, template_of, thinking
+from appliance.runner import DecoderRunner
 from appliance.store.store import StoredModel
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_CHARS = 8
 
 
-def parser_of(model: StoredModel, request: ChatRequest | GenerateRequest, prompt: Prompt) -> OutputParser:
+def parser_of(
+    model: StoredModel, request: ChatRequest | GenerateRequest, runner: DecoderRunner, prompt: Prompt
+) -> OutputParser:
     """The parser of the answer to `prompt`."""
     if isinstance(request, GenerateRequest) and request.raw:
         return Passthrough()
     tools = request.tools if isinstance(request, ChatRequest) else ()
-    template = request.template if isinstance(request, GenerateRequest) else ""
-    if not template and model.uses_go_template:
-        template = model.template
-    return output_parser(
-        Expected(tools, thinking(model, request), prompt.text),
-        name=str(model.config.get("parser") or ""),
-        go_template=template,
-        chat_template="" if template else model.chat_template,
-    )
+    replaced = isinstance(request, GenerateRequest) and request.template
+    template = compiled(replaced) if replaced else template_of(model, runner)
+    expected = Expected(tools, thinking(model, request), prompt.text)
+    return output_parser(expected, template, str(model.config.get("parser") or ""))
 
 
 async def parsed(

@@ -145,7 +145,7 @@ def kept_tokens(num_keep: int, bundle: Bundle) -> int:
     return num_keep + bundle.add_bos if num_keep >= 0 else num_keep
 
 
-def template_of(model: StoredModel, runner: DecoderRunner) -> PromptTemplate:
+def template_of(model: StoredModel, runner: DecoderRunner) -> JinjaPrompt | GoPrompt:
     """The template that builds this model's prompts: its own Go template, else the Jinja one of its file."""
     bundle, text = runner.bundle, runner.tokenizer.spelling
     return compiled(

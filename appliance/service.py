@@ -295,7 +295,7 @@ class Service:
             constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
             sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
-            parser = parser_of(model, request, prompt)
+            parser = parser_of(model, request, runner, prompt)
             answer = generate(
                 runner.engine,
                 runner.tokenizer,

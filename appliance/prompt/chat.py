@@ -31,6 +31,7 @@ class JinjaPrompt:
     """
 
     def __init__(self, template: JinjaTemplate, bos_token: str = "", eos_token: str = "") -> None:
+        self.source = template.source
         self._template = template
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
@@ -58,6 +59,7 @@ class GoPrompt:
     """
 
     def __init__(self, template: GoTemplate) -> None:
+        self.source = template.source
         self.template = template
 
     def render(self, messages: Sequence[Message], *, tools: Tools = (), think: Think | None = None) -> str:

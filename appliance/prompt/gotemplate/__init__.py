@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,11 @@ class GoTemplate:
         if not self.variables & {"messages", "response"}:
             self._templates[""] += (RESPONSE,)
             self.variables = self._fields()
+
+    @property
+    def blocks(self) -> Iterable[Block]:
+        """What it is made of: the templates that it defines, and itself."""
+        return self._templates.values()
 
     def _fields(self) -> frozenset[str]:
         names = (name for block in self._templates.values() for name in names_in(block))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from appliance.prompt.chat import GoPrompt, JinjaPrompt
 from appliance.prompt.parsers.base import Expected, OutputParser, Passthrough
 from appliance.prompt.parsers.families import FAMILIES, recognised
+from appliance.prompt.parsers.markup import call_tag
+from appliance.prompt.parsers.tagged import BARE, TagParser
 
 
-def output_parser(
-    expected: Expected, *, name: str = "", go_template: str = "", chat_template: str = ""
-) -> OutputParser:
-    """The parser of one answer.
+def output_parser(expected: Expected, template: GoPrompt | JinjaPrompt, name: str = "") -> OutputParser:
+    """The parser of one answer to a prompt that `template` built.
 
-    That of the family that the model's config names, else of the one that its template is recognised as, else one
-    that is made of the template's own markup. `go_template` is the TEMPLATE if that builds the prompts, `chat_template`
-    the Jinja template if that one does.
+    That of the family that the model's config names, else of the one that a Jinja template is recognised as, else one
+    that is made of the template's own markup.
     """
-    family = name if name in FAMILIES else "" if go_template else recognised(chat_template)
+    family = name if name in FAMILIES else "" if isinstance(template, GoPrompt) else recognised(template.source)
     if family:
         return FAMILIES[family](expected)
-    return Passthrough()
+    if not expected.tools:
+        return Passthrough()
+    tag = call_tag(template)
+    return TagParser(tag, expected.functions, opened=tag not in BARE and expected.prompt.rstrip().endswith(tag))

@@ -66,6 +66,17 @@ class Expected:
         return {str(each.get("name", "")): each.get("parameters") or {} for each in declared}
 
 
+def held_back(text: str, *marks: str) -> int:
+    """How much of the end of `text` may be the beginning of one of `marks`."""
+    longest = 0
+    for mark in marks:
+        for length in range(min(len(text), len(mark) - 1), longest, -1):
+            if mark.startswith(text[len(text) - length :]):
+                longest = length
+                break
+    return longest
+
+
 MakeParser = Callable[[Expected], OutputParser]
 
 
