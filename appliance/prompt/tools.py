@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from appliance.core import Message
-from appliance.prompt.gotemplate.values import Alternatives, JSONList, JSONMap, Struct
+from appliance.prompt.gotemplate.values import Alternatives, JSONList, JSONMap, NilList, Struct
 
+EXACT_IN_FLOATS = 2**53
 Schema = Mapping[str, Any]
 
 
@@ -73,18 +74,19 @@ def _property(schema: Schema) -> dict[str, Any]:
 
 def go_message(message: Message) -> Struct:
     """A message as Go templates know it."""
-    return Struct(
-        "*api.Message",
-        {
-            "Role": message.role,
-            "Content": message.content,
-            "Thinking": message.thinking,
-            "Images": list(message.images),
-            "ToolCalls": [_go_call(i, call) for i, call in enumerate(message.tool_calls)],
-            "ToolName": message.tool_name,
-            "ToolCallID": message.tool_call_id,
-        },
-    )
+    fields = {
+        "Role": message.role,
+        "Content": message.content,
+        "Thinking": message.thinking,
+        "Images": _list(message.images),
+        "ToolCalls": _list(_go_call(i, call) for i, call in enumerate(message.tool_calls)),
+        "ToolName": message.tool_name,
+        "ToolCallID": message.tool_call_id,
+    }
+    names = ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+    members = dict(zip(names, fields.values(), strict=True))
+    always = {name: members[name] for name in ("role", "content")}
+    return Struct("*api.Message", fields, always | _present(**members))
 
 
 def _go_call(position: int, call: Mapping[str, Any]) -> Struct:
@@ -92,61 +94,81 @@ def _go_call(position: int, call: Mapping[str, Any]) -> Struct:
     fields = {
         "Index": function.get("index", position),
         "Name": function.get("name", ""),
-        "Arguments": JSONMap(function.get("arguments") or {}),
+        "Arguments": JSONMap(_decoded(function.get("arguments") or {})),
     }
-    return Struct("api.ToolCall", {"ID": call.get("id", ""), "Function": Struct("api.ToolCallFunction", fields)})
+    called = Struct("api.ToolCallFunction", fields, {name.lower(): value for name, value in fields.items()})
+    named = {"ID": call.get("id", "")}
+    return Struct("api.ToolCall", named | {"Function": called}, _present(id=named["ID"]) | {"function": called})
 
 
-def go_tools(tools: Iterable[Schema]) -> JSONList:
+def _list(elements: Iterable[Any]) -> list[Any]:
+    return list(elements) or NilList()
+
+
+def _decoded(value: Any) -> Any:
+    """A client's JSON value as Go decodes it: all numbers are floats. Only one that would lose digits stays whole."""
+    if isinstance(value, Mapping):
+        return {name: _decoded(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_decoded(element) for element in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and abs(value) <= EXACT_IN_FLOATS else value
+
+
+def go_tools(tools: Iterable[Schema]) -> list[Any]:
     """The tools as Go templates know them; the list and all in it print as JSON."""
-    return JSONList(map(_go_tool, map(jinja_tool, tools)))
+    return JSONList(map(_go_tool, map(jinja_tool, tools))) or NilList()
 
 
 def _go_tool(tool: Schema) -> Struct:
     declared = tool["function"]
     schema = declared["parameters"]
     properties = JSONMap({name: _go_property(value) for name, value in schema["properties"].items()})
+    described = {"name": declared.get("name", ""), "description": declared.get("description", "")}
     parameters = Struct(
         "api.ToolFunctionParameters",
         {
             "Type": schema["type"],
-            "Defs": schema.get("$defs"),
-            "Items": schema.get("items"),
-            "Required": list(schema.get("required", ())),
+            "Defs": _decoded(schema.get("$defs")),
+            "Items": _decoded(schema.get("items")),
+            "Required": _list(schema.get("required", ())),
             "Properties": properties,
         },
-        json={**schema, "properties": properties},
+        {**_decoded(schema), "properties": properties},
+        prints_json=True,
     )
-    described = {"name": declared.get("name", ""), "description": declared.get("description", "")}
     function = Struct(
         "api.ToolFunction",
         {"Name": described["name"], "Description": described["description"], "Parameters": parameters},
-        json={**described, "parameters": parameters},
+        {**described, "parameters": parameters},
+        prints_json=True,
     )
     return Struct(
         "api.Tool",
-        {"Type": tool["type"], "Items": tool.get("items"), "Function": function},
-        json={**tool, "function": function},
+        {"Type": tool["type"], "Items": _decoded(tool.get("items")), "Function": function},
+        {**_decoded(tool), "function": function},
+        prints_json=True,
     )
 
 
 def _go_property(schema: Schema) -> Struct:
     declared = schema.get("type", ())
     types = Alternatives([declared] if isinstance(declared, str) else declared)
-    alternatives = [_go_property(alternative) for alternative in schema.get("anyOf", ())]
+    alternatives = _list(_go_property(alternative) for alternative in schema.get("anyOf", ()))
     nested = {name: _go_property(value) for name, value in schema.get("properties", {}).items()}
     properties = JSONMap(nested, ordered=True)
     fields = {
         "AnyOf": alternatives,
         "Type": types,
-        "Items": schema.get("items"),
+        "Items": _decoded(schema.get("items")),
         "Description": schema.get("description", ""),
-        "Enum": schema.get("enum", []),
+        "Enum": _list(_decoded(schema.get("enum", ()))),
         "Properties": properties,
-        "Required": schema.get("required", []),
+        "Required": _list(schema.get("required", ())),
     }
     shown = {"anyOf": alternatives, "type": types, "properties": properties}
-    return Struct("api.ToolProperty", fields, json={name: shown.get(name, value) for name, value in schema.items()})
+    members = {name: shown.get(name, _decoded(value)) for name, value in schema.items()}
+    return Struct("api.ToolProperty", fields, members, prints_json=True)
 
 
 def merged(messages: Sequence[Message]) -> list[Message]:

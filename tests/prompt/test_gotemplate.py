@@ -1,4 +1,4 @@
-"""Go templates: what Go's text/template prints and says, by its documentation and source, and hostile ones."""
+"""Go templates: what test_golang.py cannot ask Go, what a template mentions, where it is cut, and hostile ones."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ DATA: dict[str, Any] = {
     "Empty": "",
     "Zero": 0,
     "Struct": Struct("api.Thing", {"Name": "n", "Size": 3}),
+    "Structs": [Struct("api.Thing", {"Name": "n", "Size": 3})],
     "Nested": {"List": [{"Name": "p"}, {"Name": "q"}]},
     "Response": "",
 }
@@ -36,97 +37,15 @@ def render(source: str, **limits: Any) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("plain", "plain"),
-        ("a  {{- 1 -}}  b", "a1b"),
-        ("a {{ 1 }} b", "a 1 b"),
-        ("x\n{{- /* note */ -}}\n y", "xy"),
-        ("x{{/* note */}} y", "x y"),
-        ("{{ .Text }}}}", "hi}}"),
-        ("{{ .Text\n}}", "hi"),
-        ("{{.Text}}{{ $.Text }}", "hihi"),
-        ("{{ .Missing }}", "<no value>"),
-        ("{{ .Nil }} {{ .Map }} {{ .List }} {{ true }} {{ .Float }}", "<no value> map[a:x b:1] [1 2 3] true 1.5"),
-        ("{{ .Nested.List }}", "[map[Name:p] map[Name:q]]"),
-        ("{{ .Struct.Name }}{{ .Struct }}", "n{n 3}"),
-        ("{{ (index .Nested.List 1).Name }}", "q"),
-        # conditions
-        ("{{ if .Text }}a{{ else }}b{{ end }}", "a"),
-        ("{{ if .Empty }}a{{ else if .Zero }}b{{ else if .List }}c{{ else }}d{{ end }}", "c"),
-        ("{{ if .Missing }}a{{ end }}", ""),
-        ("{{ if .Struct }}a{{ end }}{{ if 0.0 }}b{{ end }}{{ if .Nested }}c{{ end }}", "ac"),
-        ("{{ with .Text }}{{ . }}{{ else }}no{{ end }}", "hi"),
+        ("{{ .Struct.Name }}{{ .Struct }}{{ range .Structs }}{{ .Name }}{{ end }}", "n{n 3}n"),
+        ("{{ if .Struct }}a{{ end }}{{ with .Struct }}{{ .Size }}{{ end }}", "a3"),
+        ('{{ printf "%+v %v" .Struct .Struct }}', "{Name:n Size:3} {n 3}"),
+        # of later versions than the recorded one
         ("{{ with .Empty }}{{ . }}{{ else with .Map }}{{ .a }}{{ end }}", "x"),
-        ("{{ with $x := .Text }}{{ $x }}{{ end }}", "hi"),
-        # loops
-        ("{{ range .List }}{{ . }},{{ end }}", "1,2,3,"),
-        ("{{ range $x := .List }}{{ $x }}{{ . }},{{ end }}", "11,22,33,"),
-        ("{{ range $i, $x := .List }}{{ if $i }}, {{ end }}{{ $i }}={{ $x }}{{ end }}", "0=1, 1=2, 2=3"),
-        ("{{ range $k, $v := .Map }}{{ $k }}={{ $v }};{{ end }}", "a=x;b=1;"),
-        ("{{ range .Empty | print | len | slice .List }}{{ . }}{{ else }}none{{ end }}", "123"),
-        ("{{ range .Missing }}a{{ else }}none{{ end }}", "none"),
-        ("{{ range .List }}{{ if eq . 2 }}{{ continue }}{{ end }}{{ . }}{{ end }}", "13"),
-        ("{{ range .List }}{{ if eq . 2 }}{{ break }}{{ end }}{{ . }}{{ end }}", "1"),
-        ("{{ range 3 }}{{ . }}{{ end }}", "012"),
-        ("{{ range .List }}{{ $.Text }}{{ end }}", "hihihi"),
-        # variables
-        ("{{ $x := 1 }}{{ $x }}{{ $x = 2 }}{{ $x }}", "12"),
-        ("{{ $x := 1 }}{{ range .List }}{{ $x = . }}{{ end }}{{ $x }}", "3"),
-        ("{{ $x := 1 }}{{ if true }}{{ $x := 2 }}{{ $x }}{{ end }}{{ $x }}", "21"),
-        ("{{ $x := 9 }}{{ range $x = .List }}{{ end }}{{ $x }}", "3"),
-        ("{{ $n := .Nested }}{{ range $n.List }}{{ .Name }}{{ end }}", "pq"),
-        # templates in templates
-        ('{{ define "t" }}[{{ . }}{{ $ }}]{{ end }}{{ template "t" .Text }}', "[hihi]"),
-        ('{{ block "b" .List }}{{ len . }}{{ end }}', "3"),
-        (
-            '{{ define "a" }}{{ if . }}{{ . }}{{ template "a" (slice . 1) }}{{ end }}{{ end }}{{ template "a" "xyz" }}',
-            "xyzyzz",
-        ),
-        # comparisons and logic
-        (
-            '{{ eq 1 1 }}{{ eq 1 2 1 }}{{ ne "a" "b" }}{{ lt 1 2 }}{{ le 2 2 }}{{ gt "b" "a" }}{{ ge 1 2 }}',
-            "true" * 6 + "false",
-        ),
-        ("{{ eq .Nil nil }}{{ eq .Missing .Nil }}{{ eq .Text nil }}", "truetruefalse"),
-        ('{{ and 1 "" 2 | printf "%q" }}{{ or 0 "x" }}{{ and 1 2 }}{{ not 0 }}', '""x2true'),
-        ("{{ or .Text (index .List 99) }}{{ and .Nil (index .List 99) }}", "hi<no value>"),
-        ("{{ if and (eq .Text `hi`) (not .Empty) }}yes{{ end }}", "yes"),
-        # functions
-        ('{{ len .Text }}{{ len "é" }}{{ len .Map }}', "222"),
-        ('{{ index .Map "a" }}{{ index .List 2 }}{{ index .Map "zz" }}{{ index "abc" 1 }}', "x3<no value>98"),
-        ('{{ slice "hello" 1 3 }}{{ slice .List 1 }}{{ slice "ab" }}', "el[2 3]ab"),
-        ('{{ print 1 2 "a" 3 }}|{{ println 1 "x" }}', "1 2a3|1 x\n"),
-        ("{{ \"<a href='x'>&\" | html }}", "&lt;a href=&#39;x&#39;&gt;&amp;"),
-        ("{{ js `<a>'\"\n` }}", "\\u003Ca\\u003E\\'\\\"\\u000A"),
-        ("{{ urlquery `a b&c/é~` }}", "a+b%26c%2F%C3%A9~"),
-        (
-            '{{ json .Map }}{{ json "<é&>" }}{{ json .List }}{{ json nil }}',
-            '{"a":"x","b":1}"\\u003cé\\u0026\\u003e"[1,2,3]null',
-        ),
-        ('{{ currentDate }} {{ yesterdayDate "ignored" }}', "2026-03-01 2026-02-28"),
-        ("{{ toTypeScriptType 3 }}", "any"),
-        # constants
-        (
-            "{{ 0x10 }} {{ 1_000 }} {{ 010 }} {{ 0b11 }} {{ -3 }} {{ 1e3 }} {{ 'a' }} {{ '\\n' }}",
-            "16 1000 8 3 -3 1000 97 10",
-        ),
-        ('{{ "q\\"\\u00e9\\x41\\101\\n" }}{{ `raw \\n` }}', 'q"éAA\nraw \\n'),
-        (
-            "{{ 1.0 }} {{ 1000000.0 }} {{ 123456.0 }} {{ 0.00001 }} {{ 9007199254740993.0 }}",
-            "1 1e+06 123456 1e-05 9.007199254740992e+15",
-        ),
-        # printf
-        ('{{ printf "%s|%d|%v|%q|%.2f|%t|%%" "s" 3 .List "a\\n" 1.5 true }}', 's|3|[1 2 3]|"a\\n"|1.50|true|%'),
-        (
-            '{{ printf "%5d|%-5s|%05d|%+d|%x|%X|%o|%b|%c|%U" 3 "z" -42 7 255 "hi" 8 5 233 233 }}',
-            "    3|z    |-0042|+7|ff|6869|10|101|é|U+00E9",
-        ),
-        ('{{ printf "%5.1f|%e|%g|%6.2f|%.3s" 2.25 1.5 0.5 3.14159 "abcdef" }}', "  2.2|1.500000e+00|0.5|  3.14|abc"),
-        ('{{ printf "%[2]s %[1]s" "a" "b" }}{{ printf "%*d" 4 7 }}', "b a   7"),
-        (
-            '{{ printf "%d" "hi" }} {{ printf "%s" }} {{ printf "x" 1 "b" }} {{ printf "%" }}',
-            "%!d(string=hi) %!s(MISSING) x%!(EXTRA int=1, string=b) %!(NOVERB)",
-        ),
-        ('{{ printf "%s %v %T" nil nil 1 }}{{ "a" | printf "%s-%s" "b" }}', "%!s(<nil>) <nil> intb-a"),
+        ("{{ range 3 }}{{ . }}{{ end }}{{ range $i := 2 }}{{ $i }}{{ end }}", "01201"),
+        ("{{ range 0 }}{{ . }}{{ else }}none{{ end }}", "none"),
+        ("{{ range $x := .List }}{{ end }}{{ $y := 9 }}{{ range $y = .List }}{{ $z := 1 }}{{ end }}{{ $y }}", "3"),
+        ("{{ json `\b\f` }}", '"\\b\\f"'),
     ],
 )
 def test_it_prints_what_go_prints(source: str, expected: str) -> None:
@@ -136,89 +55,37 @@ def test_it_prints_what_go_prints(source: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{{ .Foo", "template: :1: unclosed action"),
-        ("\n{{ .Foo\n\n", "template: :4: unclosed action started at :2"),
-        ("{{ if .Foo }}", "template: :1: unexpected EOF"),
-        ("{{ undefined }}", 'template: :1: function "undefined" not defined'),
-        ("{{ $x }}", 'template: :1: undefined variable "$x"'),
-        ("{{ if true }}{{ $x := 1 }}{{ end }}{{ $x }}", 'template: :1: undefined variable "$x"'),
-        ("{{ end }}", "template: :1: unexpected {{end}}"),
-        ("{{ else }}", "template: :1: unexpected {{else}}"),
-        ("{{ if }}{{ end }}", "template: :1: missing value for if"),
-        ("{{ if 1 }}{{ else }}{{ else }}{{ end }}", "template: :1: expected end; found {{else}}"),
-        ("{{ range 1 }}{{ else if 1 }}{{ end }}", "template: :1: unexpected <if> in input"),
-        ("{{ break }}", "template: :1: {{break}} outside {{range}}"),
-        ('{{ range 1 }}{{ define "x" }}{{ end }}{{ end }}', "template: :1: unexpected <define> in command"),
-        (
-            '{{ range 1 }}{{ block "x" . }}{{ continue }}{{ end }}{{ end }}',
-            "template: :1: {{continue}} outside {{range}}",
-        ),
-        (
-            '{{ define "a" }}x{{ end }}{{ define "a" }}y{{ end }}',
-            'template: :1: template: multiple definition of template "a"',
-        ),
         ("{{ template `a` }}", "undefined template specified"),
-        ("{{ template a . }}", 'template: :1: unexpected "a" in template clause'),
-        ("{{ 1 | 2 }}", "template: :1: non executable command in pipeline stage 2"),
-        ("{{ nil.X }}", 'template: :1: unexpected . after term "nil"'),
-        ("{{ .A } }}", 'template: :1: unexpected "}" in operand'),
-        ("{{ (.A }}", "template: :1: unclosed left paren"),
         ("{{ .A) }}", "template: :1: unexpected right paren"),
-        ("{{ $a, $b := 1 }}", "template: :1: too many declarations in command"),
-        ("{{ range $a, 1 }}{{ end }}", "template: :1: range can only initialize variables"),
-        ("{{ .A: }}", "template: :1: expected :="),
-        ("{{ .A# }}", "template: :1: bad character U+0023 '#'"),
-        ("{{ \x01 }}", "template: :1: unrecognized character in action: U+0001"),
-        ('{{ "abc }}', "template: :1: unterminated quoted string"),
-        ("{{ `abc }}", "template: :1: unterminated raw quoted string"),
-        ("{{ 'a }}", "template: :1: unterminated character constant"),
-        ("{{ 'ab' }}", "template: :1: malformed character constant: 'ab'"),
-        ('{{ "\\z" }}', "template: :1: invalid syntax"),
-        ("{{ 1x }}", 'template: :1: bad number syntax: "1x"'),
-        ("{{ 09 }}", 'template: :1: illegal number syntax: "09"'),
-        ("{{ 99999999999999999999 }}", 'template: :1: integer overflow: "99999999999999999999"'),
-        ("{{/* open", "template: :1: unclosed comment"),
-        ("{{/* x */ .A }}", "template: :1: comment ends before closing delimiter"),
-        ("{{ a_very_long_name . }}", 'template: :1: function "a_very_long_name" not defined'),
-        ("{{ with 1 }}\n{{ .A :: }}", "template: :2: expected :="),
+        ("{{ 2i }}", 'template: :1: complex numbers are not supported: "2i"'),
+        ("{{ 1+2i }}", 'template: :1: complex numbers are not supported: "1+2i"'),
+        (
+            "{{ .Struct.X }}",
+            'template: :1:10: executing "" at <.Struct.X>: can\'t evaluate field X in type api.Thing',
+        ),
+        (
+            "{{ .Struct.Name 1 }}",
+            'template: :1:10: executing "" at <.Struct.Name>: Name has arguments but cannot be invoked as function',
+        ),
+        (
+            "{{ toTypeScriptType 3 }}",
+            'template: :1:20: executing "" at <3>: can\'t handle 3 for arg of type api.ToolProperty',
+        ),
+        (
+            "{{ toTypeScriptType .Text }}",
+            'template: :1:20: executing "" at <.Text>: wrong type for value; expected api.ToolProperty; got string',
+        ),
+        (
+            "{{ range $i, $x := 3 }}{{ end }}",
+            'template: :1:19: executing "" at <3>: can\'t use 3 to iterate over more than one variable',
+        ),
+        (
+            '{{ printf "%b" 1.5 }}',
+            'template: :1:3: executing "" at <printf "%b" 1.5>: error calling printf: %b of a float is not supported',
+        ),
     ],
 )
-def test_it_complains_as_go_does_about_syntax(source: str, message: str) -> None:
-    with pytest.raises(InvalidTemplate) as error:
-        GoTemplate(source)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("{{ .Text.X }}", 'template: :1:3: executing "" at <.Text.X>: can\'t evaluate field X in type string'),
-        (
-            "\né{{ .Struct.X }}",
-            'template: :2:5: executing "" at <.Struct.X>: can\'t evaluate field X in type api.Thing',
-        ),
-        ("{{ .Missing.X }}", 'template: :1:3: executing "" at <.Missing.X>: nil pointer evaluating interface {}.X'),
-        ("{{ index .List 5 }}", 'template: :1:3: executing "" at <index>: error calling index: index out of range: 5'),
-        (
-            "{{ eq .Text 1 }}",
-            'template: :1:3: executing "" at <eq>: error calling eq: incompatible types for comparison',
-        ),
-        ("{{ lt true false }}", 'template: :1:3: executing "" at <lt>: error calling lt: invalid type for comparison'),
-        ("{{ len 3 }}", 'template: :1:3: executing "" at <len>: error calling len: len of type int'),
-        ("{{ not 1 2 }}", 'template: :1:3: executing "" at <not>: wrong number of args for not: want 1 got 2'),
-        (
-            "{{ index }}",
-            'template: :1:3: executing "" at <index>: wrong number of args for index: want at least 1 got 0',
-        ),
-        ("{{ nil }}", 'template: :1:3: executing "" at <nil>: nil is not a command'),
-        ("{{ .Text 1 }}", 'template: :1:3: executing "" at <.Text>: Text is not a method but has arguments'),
-        ("{{ 1 2 }}", 'template: :1:3: executing "" at <1>: can\'t give argument to non-function 1'),
-        ("{{ range .Text }}{{ end }}", 'template: :1:9: executing "" at <.Text>: range can\'t iterate over hi'),
-        ("{{ template `x` . }}", 'template: :1:12: executing "" at <{{template "x" .}}>: template "x" not defined'),
-        ("{{ call .Text }}", 'template: :1:3: executing "" at <call>: error calling call: non-function of type string'),
-    ],
-)
-def test_it_complains_as_go_does_while_executing(source: str, message: str) -> None:
+def test_it_complains(source: str, message: str) -> None:
     with pytest.raises(InvalidTemplate) as error:
         render(source)
     assert str(error.value) == message
@@ -274,10 +141,11 @@ HOSTILE = [
     ("{{ if 1 }}" + "{{ else if 1 }}" * 3000 + "{{ end }}", DEPTH),
     ('{{ $s := "aa" }}{{ range 100 }}{{ $s = print $s $s }}{{ end }}', SIZE),
     ('{{ $s := "aa" }}{{ range 100 }}{{ $s = printf "%s%s" $s $s }}{{ end }}', SIZE),
-    ('{{ printf "%1000000000d" 1 }}', SIZE),
-    ('{{ printf "%.1000000000f" 1.0 }}', SIZE),
-    ('{{ printf "%*d" 1000000000 1 }}', SIZE),
-    ('{{ printf "%.' + "9" * 5000 + 'd" 1 }}', SIZE),
+    ('{{ printf "%999999d%999999d" 1 2 }}', SIZE),
+    ('{{ printf "%.999999f%999999v" 1.0 1 }}', SIZE),
+    ('{{ printf "%*d%[1]*d" 999999 1 }}', SIZE),
+    ('{{ printf "%999999v" .List }}', SIZE),
+    ('{{ printf "%999999v" .Structs }}', SIZE),
     ('{{ $s := printf "%1000000d" 1 }}{{ print' + " $s" * 20000 + " }}", SIZE),
     ('{{ $s := printf "%1000000d" 1 }}{{ printf "' + "%[1]s" * 1000 + '" $s }}', SIZE),
     ("{{ range 1000000 }}xxxxxxxxxxxxxxxxxxxx{{ end }}", SIZE),
@@ -289,6 +157,19 @@ HOSTILE = [
 def test_hostile_templates_end_at_a_limit(source: str, limit: str) -> None:
     with pytest.raises(InvalidTemplate, match=limit):
         render(source, time_s=0.2 if limit is TIME else 60)
+
+
+GROWTH = """$s = print $s $s; $s = printf "%s%v" $s $s; $s = json $s; $s = html (print $s "<"); $s = js (print $s "<");
+    $s = urlquery (print $s " "); $s = printf "%q" $s; $s = printf "%x" $s; $s = printf "%999999s" $s;
+    $s = printf "%[1]*[2]d" 999999 1 | print $s"""
+
+
+@settings(deadline=None, max_examples=25)
+@given(steps=st.lists(st.sampled_from([step.strip() for step in GROWTH.split(";")]), min_size=1, max_size=4))
+def test_growth_without_end_is_stopped(steps: list[str]) -> None:
+    turn = "".join(f"{{{{ {step} }}}}" for step in steps)
+    with pytest.raises(InvalidTemplate, match=r"template exceeds its (size|time|effort) limit of"):
+        render('{{ $s := "<" }}{{ range 1000000 }}' + turn + "{{ $s }}{{ end }}", time_s=0.2)
 
 
 PIECES = """{{ }} {{- -}} {{/* */}} if else end range with define template block break continue . .Text .List .Map
@@ -318,10 +199,10 @@ def test_well_formed_sources_render_or_fail_while_executing(actions: list[str]) 
         assert any(action.split()[0] in ("eq", "lt") for action in actions)
 
 
-@given(text=st.text(st.characters(exclude_characters="{"), max_size=60))
+@given(text=st.text(st.characters(exclude_characters="{", exclude_categories=["Cs"]), max_size=60))
 def test_text_without_braces_is_its_own_rendering(text: str) -> None:
     assert render(text) == text
 
 
 def test_urlquery_of_half_a_character() -> None:
-    assert GoTemplate("{{ urlquery .Prompt }}").execute({"Prompt": "a\ud800", "Response": ""}) == "a%3F"
+    assert GoTemplate("{{ urlquery .Prompt }}").execute({"Prompt": "a\ud800", "Response": ""}) == "a%EF%BF%BD"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from appliance.errors import InvalidTemplate
@@ -26,7 +27,7 @@ from appliance.prompt.gotemplate.nodes import (
     Text,
     Variable,
 )
-from appliance.prompt.gotemplate.values import Struct, show, truth, type_name
+from appliance.prompt.gotemplate.values import Struct, encoded, readable, show, truth, type_name
 
 MISSING = object()  # no value came down the pipe
 
@@ -36,6 +37,13 @@ class _Jump(Exception):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place of any type in a list or map, and what it holds: Go tells an empty one from no value at all."""
+
+    value: Any
 
 
 class Evaluator:
@@ -48,6 +56,7 @@ class Evaluator:
         self._meter = context.meter
         self._variables: list[list[Any]] = []  # name, value
         self._name = ""
+        self._at: Operand | Command | Invocation = Dot(0)  # what an error is blamed on
         self._output: list[str] = []
         self._chars = 0
 
@@ -55,7 +64,7 @@ class Evaluator:
         """The output of `block` with `data` as its dot; raises InvalidTemplate."""
         self._variables = [["$", data]]
         self._walk(block, data)
-        return "".join(self._output)
+        return readable("".join(self._output))
 
     # nodes
 
@@ -116,14 +125,14 @@ class Evaluator:
         if value is None:
             return ()
         if isinstance(value, list):
-            return enumerate(value)
+            return ((i, _slot(element)) for i, element in enumerate(value))
         if isinstance(value, Mapping) and not isinstance(value, Struct):
-            return ((key, value[key]) for key in sorted(value))
+            return ((key, _slot(value[key])) for key in sorted(value, key=encoded))
         if isinstance(value, int) and not isinstance(value, bool):
             if len(node.pipe.declared) > 1:
-                self._fail(node.pipe, f"can't use {value} to iterate over more than one variable")
+                self._fail(f"can't use {value} to iterate over more than one variable")
             return ((i, i) for i in range(value))
-        self._fail(node.pipe, f"range can't iterate over {show(value)[:100]}")
+        self._fail(f"range can't iterate over {show(value)[:100]}")
 
     def _bind(self, pipe: Pipe, key: Any, element: Any) -> None:
         values = (element,) if len(pipe.declared) == 1 else (key, element)
@@ -134,8 +143,9 @@ class Evaluator:
                 self._variables[i - len(pipe.declared)][1] = value
 
     def _invoke(self, node: Invocation, dot: Any) -> None:
+        self._at = node
         if node.name not in self._templates:
-            self._fail(node, f"template {quote(node.name)} not defined")
+            self._fail(f"template {quote(node.name)} not defined")
         data = self._pipe(node.pipe, dot) if node.pipe else None
         outside = self._variables, self._name
         self._variables, self._name = [["$", data]], node.name
@@ -143,12 +153,13 @@ class Evaluator:
             self._walk(self._templates[node.name], data)
         self._variables, self._name = outside
 
-    # values
+    # pipelines and commands
 
     def _pipe(self, pipe: Pipe, dot: Any) -> Any:
+        self._at = pipe
         value: Any = MISSING
         for command in pipe.commands:
-            value = self._command(command, dot, value)
+            value = _held(self._command(command, dot, value))
         for name in pipe.declared:
             if pipe.assigns:
                 self._assign(name, value)
@@ -161,24 +172,26 @@ class Evaluator:
             if variable[0] == name:
                 variable[1] = value
                 return
+        self._fail(f"undefined variable: {name}")
 
     def _command(self, command: Command, dot: Any, final: Any) -> Any:
-        first = command.arguments[0]
+        first, more = command.arguments[0], command.arguments[1:]
+        has_arguments = bool(more) or final is not MISSING
         if isinstance(first, Identifier):
-            return self._function(first, command.arguments[1:], dot, final)
-        if len(command.arguments) > 1 or final is not MISSING:
-            self._refuse_arguments(first)
+            return self._function(first, command, more, dot, final)
+        if not isinstance(first, Pipe):
+            self._at = first
+        if has_arguments and not (isinstance(first, Field | Variable | Chain) and first.names):
+            self._fail(f"can't give argument to non-function {first}")
         if isinstance(first, Nil):
-            self._fail(first, "nil is not a command")
-        return self._value(first, dot)
+            self._fail("nil is not a command")
+        return self._value(first, dot, has_arguments)
 
-    def _refuse_arguments(self, first: Operand) -> NoReturn:
-        names = first.names if isinstance(first, Field | Variable | Chain) else ()
-        if names:
-            self._fail(first, f"{names[-1]} is not a method but has arguments")
-        self._fail(first, f"can't give argument to non-function {first}")
-
-    def _value(self, operand: Operand, dot: Any) -> Any:
+    def _value(self, operand: Operand, dot: Any, has_arguments: bool = False) -> Any:
+        """What an operand stands for, maybe in its Slot."""
+        if isinstance(operand, Pipe):
+            return self._pipe(operand, dot)
+        self._at = operand
         match operand:
             case Dot():
                 return dot
@@ -187,57 +200,113 @@ class Evaluator:
             case Literal(value=value):
                 return value
             case Field(names=names):
-                return self._fields(operand, dot, names)
+                return self._fields(dot, names, has_arguments)
             case Variable(name=name, names=names):
-                found = next(value for known, value in reversed(self._variables) if known == name)
-                return self._fields(operand, found, names)
+                return self._fields(self._variable(name), names, has_arguments)
             case Chain(operand=inner, names=names):
-                return self._fields(operand, self._value(inner, dot), names)
-            case Pipe():
-                return self._pipe(operand, dot)
-            case Identifier():
-                return self._function(operand, (), dot, MISSING)
+                receiver = self._value(inner, dot)
+                return self._fields(receiver, names, has_arguments)
+        return self._function(operand, operand, (), dot, MISSING)
 
-    def _fields(self, node: Operand, receiver: Any, names: tuple[str, ...]) -> Any:
-        for i, name in enumerate(names):
-            if receiver is None:
-                if i:
-                    self._fail(node, f"nil pointer evaluating interface {{}}.{name}")
-                return None
-            if not isinstance(receiver, Mapping) or (isinstance(receiver, Struct) and name not in receiver):
-                self._fail(node, f"can't evaluate field {name} in type {type_name(receiver)}")
-            receiver = receiver.get(name)
+    def _variable(self, name: str) -> Any:
+        for known, value in reversed(self._variables):
+            if known == name:
+                return value
+        self._fail(f"undefined variable: {name}")
+
+    def _fields(self, receiver: Any, names: tuple[str, ...], has_arguments: bool) -> Any:
+        for i, name in enumerate(names, start=1):
+            receiver = self._field(receiver, name, has_arguments and i == len(names))
         return receiver
 
-    def _function(self, node: Identifier, arguments: tuple[Operand, ...], dot: Any, final: Any) -> Any:
+    def _field(self, receiver: Any, name: str, has_arguments: bool) -> Any:
+        value = _held(receiver)
+        if value is None:
+            if isinstance(receiver, Slot):
+                self._fail(f"nil pointer evaluating interface {{}}.{name}")
+            return None
+        if isinstance(value, Struct) and name in value:
+            if has_arguments:
+                self._fail(f"{name} has arguments but cannot be invoked as function")
+            return value[name]
+        if isinstance(value, Mapping) and not isinstance(value, Struct):
+            if has_arguments:
+                self._fail(f"{name} is not a method but has arguments")
+            return _slot(value.get(name))
+        kind = "interface {}" if isinstance(receiver, Slot) else type_name(value)
+        self._fail(f"can't evaluate field {name} in type {kind}")
+
+    # functions
+
+    def _function(
+        self, node: Identifier, call: Command | Identifier, arguments: tuple[Operand, ...], dot: Any, final: Any
+    ) -> Any:
         self._meter.tick()
+        self._at = node
+        finals = () if final is MISSING else (final,)
         if node.name in SHORT_CIRCUIT:
-            return self._logic(node, arguments, dot, final)
-        function = FUNCTIONS[node.name]
-        values = [self._value(argument, dot) for argument in arguments]
-        values += [] if final is MISSING else [final]
-        if len(values) < function.least or (function.most is not None and len(values) > function.most):
-            least = "at least " if function.most is None else ""
-            self._fail(node, f"wrong number of args for {node.name}: want {least}{function.least} got {len(values)}")
+            return self._logic(node, arguments, dot, finals)
+        function, number = FUNCTIONS[node.name], len(arguments) + len(finals)
+        if function.most is None and number < function.least:
+            self._fail(f"wrong number of args for {node.name}: want at least {function.least} got {len(arguments)}")
+        if function.most is not None and number != function.most:
+            self._fail(f"wrong number of args for {node.name}: want {function.most} got {number}")
+        values = [
+            self._argument(argument, dot, object if i else function.first) for i, argument in enumerate(arguments)
+        ]
+        values += [self._fitting(value, object if values else function.first) for value in finals]
         try:
             return self._meter.checked(function.call(self._context, *values))
         except FunctionError as error:
-            self._fail(node, f"error calling {node.name}: {error}")
+            self._at = call
+            self._fail(f"error calling {node.name}: {error}")
 
-    def _logic(self, node: Identifier, arguments: tuple[Operand, ...], dot: Any, final: Any) -> Any:
-        if not arguments and final is MISSING:
-            self._fail(node, f"wrong number of args for {node.name}: want at least 1 got 0")
+    def _logic(self, node: Identifier, arguments: tuple[Operand, ...], dot: Any, finals: tuple[Any, ...]) -> Any:
+        if not arguments and not finals:
+            self._fail(f"wrong number of args for {node.name}: want at least 1 got 0")
         value = None
         for argument in arguments:
-            value = self._value(argument, dot)
+            value = _held(self._value(argument, dot))
             if truth(value) is (node.name == "or"):
                 return value
-        return value if final is MISSING else final
+        return finals[0] if finals else value
 
-    def _fail(self, node: Operand | Invocation, message: str) -> NoReturn:
-        before = self._source[: node.position]
+    def _argument(self, operand: Operand, dot: Any, wanted: type) -> Any:
+        """An operand's value for a parameter of a type: any, string, or a tool's property."""
+        if wanted is object or not isinstance(operand, Nil | Literal):
+            return self._fitting(self._value(operand, dot), wanted)
+        self._at = operand
+        if wanted is str and isinstance(operand, Literal):
+            if not isinstance(operand.value, str):
+                self._fail(f"expected string; found {operand}")
+            return operand.value
+        if isinstance(operand, Nil):
+            self._fail(f"cannot assign nil to {TYPES[wanted]}")
+        self._fail(f"can't handle {operand} for arg of type {TYPES[wanted]}")
+
+    def _fitting(self, slot: Any, wanted: type) -> Any:
+        value = _held(slot)
+        if isinstance(value, wanted):
+            return value
+        if value is None and not isinstance(slot, Slot):
+            self._fail(f"invalid value; expected {TYPES[wanted]}")
+        found = "interface {}" if value is None else type_name(value)
+        self._fail(f"wrong type for value; expected {TYPES[wanted]}; got {found}")
+
+    def _fail(self, message: str) -> NoReturn:
+        before = self._source[: self._at.position]
         line_start = before.rfind("\n") + 1
-        place = f":{before.count(chr(10)) + 1}:{len(before[line_start:].encode('utf-8', 'replace'))}"
-        shown = str(node)
-        shown = shown if len(shown) <= 20 else f"{shown[:20]}..."
-        raise InvalidTemplate(f"template: {place}: executing {quote(self._name)} at <{shown}>: {message}")
+        place = f":{before.count(chr(10)) + 1}:{len(encoded(before[line_start:]))}"
+        raise InvalidTemplate(f"template: {place}: executing {quote(self._name)} at <{self._at}>: {message}")
+
+
+TYPES: Mapping[type, str] = {str: "string", Struct: "api.ToolProperty"}
+
+
+def _slot(value: Any) -> Any:
+    """An element of a list or map as it is read there; structs lie in places of their own type."""
+    return value if isinstance(value, Struct) else Slot(value)
+
+
+def _held(value: Any) -> Any:
+    return value.value if isinstance(value, Slot) else value

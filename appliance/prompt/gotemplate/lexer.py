@@ -6,6 +6,9 @@ import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NoReturn
+
+from appliance.prompt.gotemplate.values import encoded
 
 
 class Kind(Enum):
@@ -55,31 +58,44 @@ class Token:
             return self.text
         if self.kind in (Kind.KEYWORD, Kind.DOT, Kind.NIL):
             return f"<{self.text}>"
-        return quote(self.text[:10]) + "..." if len(self.text) > 10 else quote(self.text)
+        return quote(self.text[:10]) + ("..." if len(encoded(self.text)) > 10 else "")
 
 
-def quote(text: str) -> str:
-    """`text` in double quotes, escaped as Go's %q does."""
-    named = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
-    escapes = named | {'"': '\\"', "\\": "\\\\"}
+NAMED_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    "\\": "\\\\",
+}
+
+
+def quote(text: str, mark: str = '"', ascii_only: bool = False) -> str:
+    """`text` between quotation marks, escaped as Go's %q does."""
+    escapes = NAMED_ESCAPES | {mark: "\\" + mark}
 
     def escaped(character: str) -> str:
         code = ord(character)
         if character in escapes:
             return escapes[character]
-        if character.isprintable():
+        if character.isprintable() and (character.isascii() or not ascii_only):
             return character
+        if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+            return f"\\x{code - 0xDC00:02x}"
         return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
-    return '"' + "".join(map(escaped, text)) + '"'
+    return mark + "".join(map(escaped, text)) + mark
 
 
 SPACES = " \t\r\n"
 COMMENT = re.compile(r"/\*(?s:.*?)\*/")
 RIGHT = re.compile(r"(?:[ \t\r\n]-)?\}\}")
-WORD = re.compile(r"\w*")
 NUMBER = re.compile(
-    r"[+-]?(?:0[xX][0-9a-fA-F_]*|0[bB][01_]*|0[oO][0-7_]*|[0-9_]*)(?:\.[0-9_]*)?(?:[eEpP][+-]?[0-9_]*)?i?"
+    r"[+-]?(?:0[xX][0-9a-fA-F_]*(?:\.[0-9a-fA-F_]*)?(?:[pP][+-]?[0-9_]*)?|0[bB][01_]*(?:\.[01_]*)?"
+    r"|0[oO][0-7_]*(?:\.[0-7_]*)?|[0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9_]*)?)i?"
 )
 STRING = re.compile(r'"(?:\\[^\n]|[^"\\\n])*"')
 CHAR_CONSTANT = re.compile(r"'(?:\\[^\n]|[^'\\\n])*'")
@@ -192,11 +208,12 @@ class Lexer:
     def _word(self, character: str) -> Token:
         source, begin = self._source, self._position
         following = source[begin + 1 : begin + 2]
-        if character in "+-0123456789" or (character == "." and following.isdigit()):
+        if character in "+-0123456789" or (character == "." and (not following or following in "0123456789")):
             return self._number()
-        if character in ".$" or character == "_" or character.isalnum():
-            found = WORD.match(source, begin + 1)
-            end = found.end() if found else begin + 1
+        if character in ".$" or _is_alphanumeric(character):
+            end = begin + 1
+            while _is_alphanumeric(source[end : end + 1]):
+                end += 1
             self._expect_terminator(end)
             return self._token(_word_kind(source[begin:end]), end)
         if character.isascii() and character.isprintable():
@@ -217,17 +234,31 @@ class Lexer:
         return self._token(Kind.LEFT_PAREN if character == "(" else Kind.RIGHT_PAREN, self._position + 1)
 
     def _number(self) -> Token:
-        found = NUMBER.match(self._source, self._position)
-        end = found.end() if found else self._position
-        after = self._source[end : end + 1]
-        if after == "_" or after.isalnum():
-            raise _Problem(f"bad number syntax: {quote(self._source[self._position : end + 1])}")
+        end = self._end_of_number(self._position)
+        if self._source[end : end + 1] in ("+", "-"):  # of a complex number's two parts, which end in an i
+            end = self._end_of_number(end)
+            if self._source[end - 1] != "i":
+                self._bad_number(end)
         return self._token(Kind.NUMBER, end)
+
+    def _end_of_number(self, begin: int) -> int:
+        found = NUMBER.match(self._source, begin)
+        end = found.end() if found else begin
+        if _is_alphanumeric(self._source[end : end + 1]):
+            self._bad_number(end + 1)
+        return end
+
+    def _bad_number(self, end: int) -> NoReturn:
+        raise _Problem(f"bad number syntax: {quote(self._source[self._position : end])}")
 
     def _expect_terminator(self, end: int) -> None:
         after = self._source[end : end + 1]
         if after and after not in " \t\r\n.,|:)(" and not self._source.startswith("}}", end):
             raise _Problem(f"bad character {_code_point(after)}")
+
+
+def _is_alphanumeric(character: str) -> bool:
+    return character == "_" or character.isalpha() or character.isdecimal()
 
 
 def _word_kind(word: str) -> Kind:

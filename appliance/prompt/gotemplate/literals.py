@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from appliance.prompt.gotemplate.lexer import quote
@@ -23,27 +24,40 @@ def read_string(spelled: str) -> str:
 def read_character(spelled: str) -> int:
     """The code point of a character constant."""
     content = spelled[1:-1]
-    text = _unescape(content, forbidden='\\"')
-    if len(text) == 1:  # also \xff, which is a code point here
-        return text[0]
-    characters = text.decode("utf-8", "replace")
-    if len(characters) != 1:
+    escape = ESCAPE.match(content)
+    first = escape[0] if escape else content[:1]
+    if first in ("", "\\"):
+        raise BadLiteral("invalid syntax")
+    text = _unescape(first, forbidden='\\"')
+    if first != content:
         raise BadLiteral(f"malformed character constant: {spelled}")
-    return ord(characters)
+    return text[0] if len(text) == 1 else ord(text.decode("utf-8", "replace"))  # \xff is a code point here
 
 
 def read_number(spelled: str) -> int | float:
     """An int of 64 bits, or a float where the spelling has a point or an exponent."""
+    if spelled.endswith("i"):
+        raise BadLiteral(f"complex numbers are not supported: {quote(spelled)}")
     hexadecimal = spelled.lstrip("+-")[:2].lower() == "0x"
     try:
+        if hexadecimal and "p" in spelled.lower():
+            return float.fromhex(spelled.replace("_", ""))
         if "." in spelled or (not hexadecimal and "e" in spelled.lower()):
-            return float(spelled)
+            return _finite(float(spelled))
         octal = re.fullmatch(r"([+-]?)0_?([0-7_]+)", spelled)
         value = int(f"{octal[1]}0o{octal[2]}" if octal else spelled, 0)
-    except ValueError as error:
-        raise BadLiteral(f"illegal number syntax: {quote(spelled)}") from error
+    except (ValueError, OverflowError) as error:
+        decimal = re.fullmatch(r"[+-]?\d+", spelled)  # Go reads 09 as a float, and takes it for too large an integer
+        problem = "integer overflow" if decimal else "illegal number syntax"
+        raise BadLiteral(f"{problem}: {quote(spelled)}") from error
     if not -(2**63) <= value < 2**63:
         raise BadLiteral(f"integer overflow: {quote(spelled)}")
+    return value
+
+
+def _finite(value: float) -> float:
+    if math.isinf(value):
+        raise OverflowError
     return value
 
 

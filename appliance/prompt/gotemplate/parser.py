@@ -308,16 +308,16 @@ class Parser:
         term = self._term()
         if term is None or self._peek().kind is not Kind.FIELD:
             return term
-        names = []
+        names, position = [], self._peek().position
         while self._peek().kind is Kind.FIELD:
             names.append(self._read().text[1:])
         if isinstance(term, Field):
-            return Field(term.position, (*term.names, *names))
+            return Field(position, (*term.names, *names))
         if isinstance(term, Variable):
-            return Variable(term.position, term.name, (*term.names, *names))
+            return Variable(position, term.name, (*term.names, *names))
         if isinstance(term, Dot | Nil | Literal):
             self._fail(f"unexpected . after term {quote(str(term))}")
-        return Chain(term.position, term, tuple(names))
+        return Chain(position, term, tuple(names))
 
     def _term(self) -> Operand | None:
         token = self._read_word()

@@ -1,19 +1,15 @@
-"""Go's fmt.Sprintf, as far as templates go: flags, widths, precisions and the verbs v d s q t f e g x X o b c U."""
+"""Go's fmt.Sprint, Sprintln and Sprintf."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.prompt.gotemplate.lexer import quote
-from appliance.prompt.gotemplate.values import show, to_json, type_name
+from appliance.prompt.gotemplate.formatting import Directive, Formatter
+from appliance.prompt.gotemplate.values import show, type_name
 from appliance.prompt.limits import Meter
 
-DIRECTIVE = re.compile(
-    r"%(?P<flags>[-+# 0]*)(?P<width>\d+|\*)?(?:\.(?P<precision>\d+|\*)?)?"
-    r"(?:\[(?P<index>\d{1,6})\])?(?P<verb>[^\d])?"
-)
+WIDEST = 10**6  # fmt takes a larger number for a mistake
 
 
 def sprint(meter: Meter, values: Sequence[Any]) -> str:
@@ -37,111 +33,154 @@ def _joined(meter: Meter, values: Sequence[Any], spaced: Callable[[Any, Any], bo
 
 
 def sprintf(meter: Meter, layout: str, values: Sequence[Any]) -> str:
-    """fmt.Sprintf; what doesn't fit is printed as Go complains, `%!d(string=hi)`."""
-    pieces: list[str] = []
-    position = taken = chars = 0
-    reordered = False
-    while (start := layout.find("%", position)) >= 0:
-        found = DIRECTIVE.match(layout, start)
-        assert found  # a per cent sign alone matches
-        pieces.append(layout[position:start])
-        width, taken = _number(found["width"], values, taken)
-        precision, taken = _number(found["precision"], values, taken)
-        if found["precision"] is None and "." in found[0][:-1]:
-            precision = 0
-        if found["index"]:
-            reordered, taken = True, max(int(found["index"]) - 1, 0)
-        meter.fits(abs(width or 0) + (precision or 0))
-        verb = found["verb"]
-        if verb is None:
-            pieces.append("%!(NOVERB)")
-        elif verb == "%":
-            pieces.append("%")
-        elif taken >= len(values):
-            pieces.append(f"%!{verb}(MISSING)")
+    """fmt.Sprintf; what doesn't fit is printed as Go complains, `%!d(string=hi)`. Raises Unprintable."""
+    return Printf(meter, layout, values).run()
+
+
+class Printf:
+    """One run over a layout."""
+
+    def __init__(self, meter: Meter, layout: str, values: Sequence[Any]) -> None:
+        self._meter = meter
+        self._layout = layout
+        self._values = values
+        self._position = 0
+        self._taken = 0  # arguments
+        self._reordered = False
+        self._good_index = True
+        self._pieces: list[str] = []
+        self._chars = 0
+
+    def run(self) -> str:
+        """The text."""
+        while (start := self._layout.find("%", self._position)) >= 0:
+            self._write(self._layout[self._position : start])
+            self._position = start + 1
+            self._directive()
+        self._write(self._layout[self._position :])
+        if self._taken < len(self._values) and not self._reordered:
+            self._write(f"%!(EXTRA {', '.join(map(self._extra, self._values[self._taken :]))})")
+        return "".join(self._pieces)
+
+    def _write(self, text: str) -> None:
+        self._pieces.append(text)
+        self._chars += len(text)
+        self._meter.fits(self._chars)
+
+    def _extra(self, value: Any) -> str:
+        return "<nil>" if value is None else f"{type_name(value)}={show(value)}"
+
+    def _directive(self) -> None:
+        self._good_index = True
+        found = self._flags()
+        indexed = self._index()
+        found.width, indexed = self._width(found, indexed)
+        if self._next() == "." and self._position + 1 < len(self._layout):
+            self._position += 1
+            self._good_index = self._good_index and not indexed
+            found.precision, indexed = self._precision()
+        if not indexed:
+            self._index()
+        if not (verb := self._next()):
+            self._write("%!(NOVERB)")
+            return
+        self._position += 1
+        if verb == "%":
+            self._write("%")
+        elif not self._good_index:
+            self._write(f"%!{verb}(BADINDEX)")
+        elif self._taken >= len(self._values):
+            self._write(f"%!{verb}(MISSING)")
         else:
-            pieces.append(_padded(values[taken], verb, found["flags"], width, precision))
-            taken += 1
-        position = found.end()
-        chars += len(pieces[-2]) + len(pieces[-1])
-        meter.fits(chars)
-    pieces.append(layout[position:])
-    if taken < len(values) and not reordered:
-        extra = ", ".join(f"{type_name(value)}={show(value)}" for value in values[taken:])
-        pieces.append(f"%!(EXTRA {extra})")
-    return "".join(pieces)
+            self._argument(found, verb)
 
+    def _argument(self, found: Directive, verb: str) -> None:
+        found.verb = verb
+        if verb == "v":
+            found.sharp_v, found.plus_v = found.sharp, found.plus
+            found.sharp = found.plus = False
+        self._meter.fits(self._chars + (found.width or 0) + (found.precision or 0))
+        value = self._values[self._taken]
+        self._taken += 1
+        self._write(Formatter(self._meter, found).argument(value))
 
-def _number(spelled: str | None, values: Sequence[Any], taken: int) -> tuple[int | None, int]:
-    if spelled != "*":
-        return (int(spelled[:20]) if spelled else None), taken
-    value = values[taken] if taken < len(values) else None
-    return (value if isinstance(value, int) else None), taken + 1
+    def _next(self) -> str:
+        return self._layout[self._position : self._position + 1]
 
+    def _flags(self) -> Directive:
+        found = Directive("")
+        while (flag := self._next()) and flag in "#0+- ":
+            self._position += 1
+            match flag:
+                case "#":
+                    found.sharp = True
+                case "+":
+                    found.plus = True
+                case " ":
+                    found.space = True
+                case "0":
+                    found.zero = not found.minus
+                case "-":
+                    found.minus, found.zero = True, False
+        return found
 
-def _padded(value: Any, verb: str, flags: str, width: int | None, precision: int | None) -> str:
-    text = _formatted(value, verb, flags, precision)
-    if text is None:
-        return f"%!{verb}({type_name(value)}={show(value)})" if value is not None else f"%!{verb}(<nil>)"
-    width = width or 0
-    if "-" in flags or width < 0:
-        return text.ljust(abs(width))
-    if "0" in flags and isinstance(value, int | float):
-        return text.zfill(width)
-    return text.rjust(width)
+    def _index(self) -> bool:
+        """Read `[n]`, which chooses the next argument; returns whether it is there and a number."""
+        if self._next() != "[":
+            return False
+        self._reordered = True
+        closing = self._layout.find("]", self._position)
+        if closing < 0 or len(self._layout) - self._position < 3:
+            self._position += 1
+            self._good_index = False
+            return False
+        spelled = self._layout[self._position + 1 : closing]
+        self._position = closing + 1
+        number = int(spelled) if _is_number(spelled) else None
+        if number is not None and 1 <= number <= len(self._values):
+            self._taken = number - 1
+        else:
+            self._good_index = False
+        return number is not None
 
+    def _width(self, found: Directive, indexed: bool) -> tuple[int | None, bool]:
+        if self._next() != "*":
+            width = self._number()
+            self._good_index = self._good_index and not (indexed and width is not None)
+            return width, indexed
+        width = self._from_argument()
+        if width is None:
+            self._write("%!(BADWIDTH)")
+        elif width < 0:
+            width, found.minus, found.zero = -width, True, False
+        return width, False
 
-def _formatted(value: Any, verb: str, flags: str, precision: int | None) -> str | None:
-    """The text before padding; None when the verb is not for such a value."""
-    if verb == "v":
-        return to_json(value) if "#" in flags and not isinstance(value, str) else _plain(value, flags, precision)
-    if verb == "T":
-        return type_name(value)
-    if isinstance(value, bool):
-        return show(value) if verb == "t" else None
-    if isinstance(value, int):
-        return _integer(value, verb, flags)
-    if isinstance(value, float):
-        return _float(value, verb, flags, precision)
-    text = show(value)
-    if verb == "s" and value is not None:
-        return text if precision is None else text[:precision]
-    if verb == "q" and value is not None:
-        return f"`{text}`" if "#" in flags and "`" not in text else quote(text)
-    if verb in "xX" and isinstance(value, str):
-        digits = text.encode("utf-8", "replace").hex()
-        return digits.upper() if verb == "X" else digits
-    return None
+    def _precision(self) -> tuple[int | None, bool]:
+        indexed = self._index()
+        if self._next() != "*":
+            return self._number() or 0, indexed
+        precision = self._from_argument()
+        if precision is None or precision < 0:
+            self._write("%!(BADPREC)")
+            precision = None
+        return precision, False
 
-
-def _plain(value: Any, flags: str, precision: int | None) -> str:
-    if isinstance(value, str) and precision is not None:
-        return value[:precision]
-    if isinstance(value, str) and "#" in flags:
-        return quote(value)
-    signed = "+" in flags and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    return ("+" if signed else "") + show(value)
-
-
-def _integer(value: int, verb: str, flags: str) -> str | None:
-    sign = "+" if "+" in flags and value >= 0 else " " if " " in flags and value >= 0 else ""
-    match verb:
-        case "d":
-            return f"{sign}{value}"
-        case "x" | "X" | "o" | "b":
-            return sign + format(value, f"#{verb}" if "#" in flags else verb)
-        case "c" | "q" | "U":
-            inside = 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000
-            character = chr(value) if inside else "\ufffd"
-            return {"c": character, "q": f"'{character}'", "U": f"U+{value:04X}"}[verb]
-    return None
-
-
-def _float(value: float, verb: str, flags: str, precision: int | None) -> str | None:
-    if verb not in "feEgGF":
+    def _number(self) -> int | None:
+        start = self._position
+        while self._next() and self._next() in "0123456789":
+            self._position += 1
+        spelled = self._layout[start : self._position]
+        if not spelled or _is_number(spelled):
+            return int(spelled) if spelled else None
+        self._position = len(self._layout)
         return None
-    sign = "+" if "+" in flags else " " if " " in flags else ""
-    if verb in "gG" and precision is None:
-        text = show(value)
-        return ("+" if sign == "+" and value >= 0 else "") + text
-    return format(value, f"{sign}.{6 if precision is None else precision}{verb}")
+
+    def _from_argument(self) -> int | None:
+        self._position += 1
+        value = self._values[self._taken] if self._taken < len(self._values) else None
+        self._taken = min(self._taken + 1, len(self._values))
+        return value if type(value) is int and abs(value) <= WIDEST else None
+
+
+def _is_number(spelled: str) -> bool:
+    return spelled.isascii() and spelled.isdigit() and int(spelled[:20]) // 10 <= WIDEST
