@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import psutil
@@ -375,16 +376,18 @@ def peak_bytes() -> int | None:
 
 
 class _Meter:
-    """Adds up what the recipe reports."""
+    """Adds up what the recipe's jobs report."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self.progress = progress
         self.total = total
         self.done = 0
+        self._lock = Lock()
 
     def advance(self, size: int) -> None:
-        self.done += size
-        self.progress(self.done, self.total)
+        with self._lock:
+            self.done += size
+            self.progress(self.done, self.total)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -56,13 +56,14 @@ class Int8(Exact):
         rows, columns = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
         file, name = self.graph.file, "+".join(tensor.name for tensor in tensors)
         data, scales = file.reserve(rows * columns), file.reserve(4 * rows)
+        errors = self._measured(tensors)
 
         def fill() -> None:
             parts = []
-            for tensor in tensors:
+            for tensor, error in zip(tensors, errors, strict=True):
                 for raw, values in self.source.chunks(tensor):
                     rounded, steps = round_rows(values)
-                    self._account(tensor, values, rounded * steps[:, None])
+                    error.add(values, rounded * steps[:, None])
                     file.append(scales, steps)
                     parts.append(rounded)
                     self.progress(raw.nbytes)

@@ -48,6 +48,22 @@ FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 Progress = Callable[[int], None]
 
 
+@dataclass(slots=True)
+class MatrixError:
+    """How far a stored matrix is from the source's: sums of squares, of the differences and of the values."""
+
+    type_name: str
+    name: str
+    squares: float = 0.0
+    total: float = 0.0
+
+    def add(self, values: Floats, stored: Floats) -> None:
+        """Some rows, and what is stored for them."""
+        difference = (stored - values).ravel()
+        self.squares += float(difference @ difference)
+        self.total += float(values.ravel() @ values.ravel())
+
+
 class Recipe:
     """What all recipes share: vectors, tables and biases. `progress` is told the source bytes that were used."""
 
@@ -55,7 +71,7 @@ class Recipe:
         self.graph = graph
         self.source = source
         self.progress = progress
-        self.squares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])  # by type and name
+        self._errors: list[MatrixError] = []
         self._tables: dict[str, Region] = {}
 
     def enter(self, x: ir.Value, columns: int) -> ir.Value:
@@ -161,9 +177,15 @@ class Recipe:
     def errors(self, part: int) -> dict[str, float]:
         """Relative RMS error of the stored matrices: by the type they came from (part 0), or by name (part 1)."""
         sums: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
-        for key, squares in self.squares.items():
-            sums[key[part]] += squares
+        for error in self._errors:
+            sums[(error.type_name, error.name)[part]] += error.squares, error.total
         return {name: float(np.sqrt(error / total)) if total else 0.0 for name, (error, total) in sums.items()}
+
+    def _measured(self, tensors: Sequence[TensorInfo]) -> list[MatrixError]:
+        """What the job that stores these matrices adds their errors to."""
+        errors = [MatrixError(tensor.type_name, tensor.name) for tensor in tensors]
+        self._errors += errors
+        return errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +272,15 @@ class Exact(Recipe):
         file, (count, rows, columns) = self.graph.file, stacked(tensors)
         width, blocks = columns * form.bits // 8, columns // form.block
         data, scales = file.reserve(count * rows * width), file.reserve(4 * count * rows * blocks)
+        errors = self._measured(tensors)
 
         def fill() -> None:
             for parts in in_turns(self.source, tensors):
                 packed = [pack(*part, tensor.type_name, form) for tensor, part in zip(tensors, parts, strict=True)]
                 file.append(data, np.stack([each.data for each in packed], axis=1))
                 file.append(scales, np.stack([each.scales for each in packed], axis=1))
-                for tensor, (raw, values), each in zip(tensors, parts, packed, strict=True):
-                    self._account(tensor, values, unpack(each, form, columns))
+                for error, (raw, values), each in zip(errors, parts, packed, strict=True):
+                    error.add(values, unpack(each, form, columns))
                     self.progress(raw.nbytes)
 
         file.later(fill)
@@ -289,13 +312,14 @@ class Exact(Recipe):
             scales=file.reserve(self.graph.target.floats.itemsize * rows * blocks),
             zeros=file.reserve(rows * ((blocks + 1) // 2) if form.sums else 0),
         )
-        file.later(lambda: self._fill(stored, tensors))
+        errors = self._measured(tensors)
+        file.later(lambda: self._fill(stored, tensors, errors))
         self._stored[key] = stored
         return stored
 
-    def _fill(self, stored: Stored, tensors: Sequence[TensorInfo]) -> None:
+    def _fill(self, stored: Stored, tensors: Sequence[TensorInfo], errors: Sequence[MatrixError]) -> None:
         file, floats = self.graph.file, self.graph.target.floats
-        for tensor in tensors:
+        for tensor, error in zip(tensors, errors, strict=True):
             for raw, values in self.source.chunks(tensor):
                 packed = self._pack(tensor, raw, values, stored.form)
                 packed = replace(packed, scales=packed.scales.astype(floats).astype(np.float32))
@@ -303,17 +327,11 @@ class Exact(Recipe):
                 file.append(stored.scales, packed.scales.astype(floats))
                 if packed.zeros is not None:
                     file.append(stored.zeros, packed.zeros)
-                self._account(tensor, values, unpack(packed, stored.form, stored.columns))
+                error.add(values, unpack(packed, stored.form, stored.columns))
                 self.progress(raw.nbytes)
 
     def _pack(self, tensor: TensorInfo, raw: Bytes, values: Floats, form: Format) -> Packed:
         return pack(raw, values, tensor.type_name, form)
-
-    def _account(self, tensor: TensorInfo, values: NDArray[np.float32], stored: NDArray[np.float32]) -> None:
-        sums = self.squares[tensor.type_name, tensor.name]
-        difference = (stored - values).ravel()
-        sums[0] += float(difference @ difference)
-        sums[1] += float(values.ravel() @ values.ravel())
 
 
 class Compact(Exact):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ Floats = NDArray[np.float32]
 
 
 class SafetensorsSource:
-    """An open folder. Every read is a plain read of a few rows, so pages do not pile up.
+    """An open folder. Every read is a plain read of a few rows, so pages do not pile up. Threads may read it at once.
 
     Raises ModelFileError for files that are missing, damaged or contradict each other, UnsupportedModel for a
     configuration, tensor or dtype that the converters do not read.
@@ -42,7 +43,7 @@ class SafetensorsSource:
             if name in self.tensors:
                 raise ModelFileError(f"a damaged model: tensor {name} is given twice")
             self.tensors[name] = TensorInfo(name, array.shape, 0, "F32", 0, array.nbytes)
-        self._open: dict[Path, BinaryIO] = {}
+        self._open: dict[Path, BinaryIO] = {file: file.open("rb", buffering=0) for file in headers}
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +82,11 @@ class SafetensorsSource:
         return np.concatenate([values for _, values in self.chunks(tensor)]).reshape(tensor.shape)
 
     def _rows(self, view: View, run: Run) -> Iterator[Bytes]:
-        file = self._open.get(run.path) or self._open.setdefault(run.path, run.path.open("rb", buffering=0))
+        file = self._open[run.path].fileno()
         step = max(1, CHUNK_VALUES // view.shape[-1]) * view.row_bytes
         for start in range(0, run.size, step):
             wanted = min(step, run.size - start)
-            file.seek(run.offset + start)
-            data = file.read(wanted)
+            data = os.pread(file, wanted, run.offset + start)
             if len(data) < wanted:
                 raise NotSafetensors(f"the file is cut short within tensor {view.name}")
             yield np.frombuffer(data, np.uint8).reshape(-1, view.row_bytes)
