@@ -31,7 +31,7 @@ def parser_of(
     replaced = isinstance(request, GenerateRequest) and request.template
     template = compiled(replaced) if replaced else template_of(model, runner)
     expected = Expected(tools, thinking(model, request), prompt.text)
-    return output_parser(expected, template, str(model.config.get("parser") or ""))
+    return output_parser(expected, template, model.parser)
 
 
 async def parsed(

@@ -22,6 +22,8 @@ from appliance.prompt.chat import (
 )
 from appliance.prompt.gotemplate import GoTemplate
 from appliance.prompt.jinja import JinjaTemplate
+from appliance.prompt.parsers import family_of
+from appliance.prompt.parsers.harmony import HARMONY, with_identifiers
 from appliance.runner import DecoderRunner
 from appliance.store.store import StoredModel
 
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 COMPILED_TEMPLATES = 32
-HARMONY = ("gptoss", "gpt-oss")  # model families whose highest level of thinking is "high"
+GPT_OSS = ("gptoss", "gpt-oss")  # model families whose highest level of thinking is "high"
 
 
 def chat_prompt(
@@ -43,8 +45,10 @@ def chat_prompt(
     messages = assemble_history(model.system, model.messages, request.messages)
     if model.facts().family == "qwen3" or model.name.model == "deepseek-r1":
         messages = without_thoughts(messages)
-    think = thinking(model, request)
-    return conversation(template, messages, request, runner, num_ctx, options, tools=request.tools, think=think)
+    think, tools = thinking(model, request), request.tools
+    if family_of(template, model.parser) == HARMONY:
+        messages, tools = with_identifiers(messages, tools)
+    return conversation(template, messages, request, runner, num_ctx, options, tools=tools, think=think)
 
 
 def generate_prompt(
@@ -114,7 +118,7 @@ def thinking(model: StoredModel, request: InferenceRequest) -> Think | None:
     think = request.think
     if think is None:
         return True if "thinking" in model.capabilities() else None
-    return "high" if think == "max" and model.facts().family in HARMONY else think
+    return "high" if think == "max" and model.facts().family in GPT_OSS else think
 
 
 def cut(

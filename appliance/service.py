@@ -40,10 +40,12 @@ from appliance.core import (
 )
 from appliance.embedding import embed, embedder, rerank, reranker
 from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, NoEmbeddings, Unsupported
+from appliance.families import PARSERS
+from appliance.formatted import formatted
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.manager import Manager
 from appliance.parsing import parsed, parser_of
-from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens
+from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
 from appliance.runner import DecoderRunner, Runner
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
@@ -55,8 +57,8 @@ log = logging.getLogger(__name__)
 OLLAMA_API_VERSION = "0.33.0"
 """The version of Ollama whose API this server speaks; clients switch features on by it."""
 
-CAPABILITIES: frozenset[Capability] = frozenset({"completion", "tools", "insert", "embedding", "rerank"})
-"""What this version claims of a model that has it. Thinking and vision it cannot serve yet."""
+CAPABILITIES: frozenset[Capability] = frozenset({"completion", "tools", "insert", "embedding", "thinking", "rerank"})
+"""What this version claims of a model that has it. Vision it cannot serve yet."""
 
 CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
@@ -200,6 +202,8 @@ class Service:
         """Make a model, convert it, and only then let it be seen. Closing the generator abandons it."""
         if request.template:
             check_template(request.template)
+        if request.parser and request.parser not in PARSERS:
+            raise InvalidRequest(f'unknown parser "{request.parser}", known are: {", ".join(PARSERS)}')
         draft: creation.Draft | None = None
         async for step in stepped(creation.assemble(self._store, request)):
             if isinstance(step, creation.Draft):
@@ -296,19 +300,24 @@ class Service:
             sampling = replace(chosen.sampling, num_keep=kept_tokens(chosen.sampling.num_keep, runner.bundle))
             shift = request.shift is not False
             parser = parser_of(model, request, runner, prompt)
-            answer = generate(
+            run = partial(
+                generate,
                 runner.engine,
                 runner.tokenizer,
-                prompt,
-                sampling,
-                num_ctx,
+                num_ctx=num_ctx,
                 shift=shift,
-                constraint=constraint,
                 shown=runner.tokenizer.marks(parser.markup),
                 stopwatch=stopwatch,
             )
-            read = parsed(answer, parser, calls_last=isinstance(request, GenerateRequest))
-            async with contextlib.aclosing(read) as replies:
+            if constraint is None:
+                free = run(prompt, sampling, constraint=None)
+                answer = parsed(free, parser, calls_last=isinstance(request, GenerateRequest))
+            else:
+                thinks = isinstance(request, ChatRequest) and bool(thinking(model, request))
+                answer = formatted(
+                    run, runner.tokenizer, parser, prompt, sampling, constraint, num_ctx=num_ctx, thinks=thinks
+                )
+            async with contextlib.aclosing(answer) as replies:
                 async for reply in replies:
                     yield reply
 
@@ -339,8 +348,8 @@ def served(capabilities: tuple[Capability, ...]) -> tuple[Capability, ...]:
 
 
 def check_support(model: StoredModel, request: InferenceRequest, endpoint: str) -> None:
-    """Raise Unsupported for thinking and for models that do not complete text."""
-    if request.think:
+    """Raise Unsupported where the request wants thoughts of a model that has none, or text of one that writes none."""
+    if request.think and "thinking" not in model.capabilities():
         raise Unsupported(f'"{request.model}" does not support thinking')
     if "completion" not in model.capabilities():
         raise Unsupported(f'"{request.model}" does not support {endpoint}')

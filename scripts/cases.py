@@ -12,7 +12,6 @@ CLOUD = "This server never reaches a cloud, so nothing stands for a model there.
 OPENAI = "The OpenAI dialect is not there yet."
 ANTHROPIC = "The Anthropic dialect is not there yet."
 TOOLS = "Tool calls are not there yet."
-THINKING = "Thinking is not there yet."
 PULL = "Pulling is not there yet."
 VISION = "Models with vision are not built yet; a request with images is refused with 400."
 
@@ -111,15 +110,13 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             48,
             "A prompt that ends in the thinking tag starts the answer inside thinking, streamed or whole",
-            missing=THINKING,
         ),
         Case(
             49,
             "`format` with thinking: first free thoughts, then an answer in the format, in one stream",
-            missing=THINKING,
         ),
         Case(50, "`format` without thinking holds from the first token"),
-        Case(51, "Harmony: channels become thinking, content and calls, and no marker leaks", missing=THINKING),
+        Case(51, "Harmony: channels become thinking, content and calls, and no marker leaks"),
         Case(52, "A parser's failure in the middle of a stream is one last error line"),
         Case(
             53,
@@ -209,7 +206,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             92, "Tool calls in text: tags, pieces, lists, names that begin alike, arguments in any form", missing=TOOLS
         ),
-        Case(93, "Thoughts in text: blanks, tags in pieces, no tag, text before the tag", missing=THINKING),
+        Case(93, "Thoughts in text: blanks, tags in pieces, no tag, text before the tag"),
         Case(94, "Modelfile: quotes, several lines, comments, encodings, line ends, errors with their line"),
         Case(95, "Old and new templates of a model render alike; tool results are not merged"),
         Case(96, "The command line's tables and flows"),
@@ -220,7 +217,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(99, "A model that was made is listed and shown with everything clients read"),
         Case(100, "logprobs only when asked for: not above zero, sorted, as many as wanted, with the right bytes"),
         Case(101, "`num_predict` 10 gives ten tokens"),
-        Case(102, "Thoughts and answer come apart, and no tag leaks", missing=THINKING),
+        Case(102, "Thoughts and answer come apart, and no tag leaks"),
         Case(103, "all-minilm: vectors as Ollama's, and the counts of tokens"),
         Case(104, "Embeddings of what is too long: cut, or refused where it may not be"),
         Case(105, "Batches of embeddings with long texts"),

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from appliance.families import PARSERS
+
 RANK = 4  # llama.cpp, enum llama_pooling_type: a score instead of a vector
 
 _TOOL_RESULTS_JINJA = re.compile(
@@ -26,9 +28,10 @@ def capabilities(
     go_template: str,
     declared: Iterable[str] = (),
     layers: Iterable[str] = (),
+    parser: str = "",
 ) -> tuple[str, ...]:
     """A model's capabilities, in Ollama's order, from its GGUF `metadata` (empty if it has no GGUF), its
-    TEMPLATE layer ("" if it has none), what its config declares, and the kinds of its layers.
+    TEMPLATE layer ("" if it has none), what its config declares, the kinds of its layers, and its built-in parser.
     """
     jinja = chat_template(metadata)
     native = not uses_go_template(go_template, jinja)
@@ -41,6 +44,7 @@ def capabilities(
         found.append("vision")
     if not native:
         found += of_go_template(go_template)
+    found += PARSERS.get(parser, ())
     if metadata.get("general.architecture") in ("gptoss", "gpt-oss"):
         found.append("thinking")
     return tuple(dict.fromkeys(found))
@@ -76,6 +80,11 @@ def of_go_template(template: str) -> list[str]:
     fields = _go_fields(template)
     told = (("tools", "tools"), ("suffix", "insert"), ("thinking", "thinking"))
     return [capability for field, capability in told if field in fields]
+
+
+def shows_messages(go_template: str) -> bool:
+    """Whether a Go template writes a whole conversation."""
+    return "messages" in _go_fields(go_template)
 
 
 def _go_fields(template: str) -> set[str]:

@@ -110,8 +110,8 @@ def modelfile_text(model: StoredModel, system: str, parameters: Mapping[str, Any
             # A model that lives on its GGUF's own template must not be given another by its Modelfile.
             template=model.template if model.uses_go_template else "",
             system=system,
-            renderer=str(model.config.get("renderer") or ""),
-            parser=str(model.config.get("parser") or ""),
+            renderer=model.renderer,
+            parser=model.parser,
             parameters=dict(sorted(parameters.items())),
             licenses=model.licenses,
             messages=model.messages,

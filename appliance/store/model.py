@@ -15,6 +15,7 @@ from typing import Any, cast
 from appliance.bundle import KV_TYPES, RECIPES, TARGETS
 from appliance.core import Capability, Message, ModelDetails, ModelFacts, ModelSummary
 from appliance.errors import ApplianceError, BlobNotFound, CorruptManifest, UnsupportedModel
+from appliance.families import PARSERS
 from appliance.store import capabilities, details
 from appliance.store.blobs import Blobs, hex_of
 from appliance.store.gguf_header import ModelHeader
@@ -25,6 +26,8 @@ from appliance.store.parts import Parts, parts_of, unread
 
 log = logging.getLogger(__name__)
 
+GPT_OSS = ("gptoss", "gpt-oss")
+TEMPLATES = ("a chat template in the model's file", "a TEMPLATE that mentions .Messages")
 FORMATS = ("GGUF", "safetensors with config.json", "ONNX")
 
 
@@ -83,11 +86,19 @@ class StoredModel:
         return self._network().source(self.blobs, self.derived)
 
     def require_runnable(self) -> None:
-        """Raise UnsupportedModel or BlobNotFound unless its parts alone are the whole network."""
+        """Raise UnsupportedModel or BlobNotFound unless its parts are the whole network and its parser is known."""
         for kind in unread(self.manifest.layers):
             raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
         self._network().files(self.blobs)
         self._network().adapter_file(self.blobs)
+        if self.parser and self.parser not in PARSERS:
+            raise UnsupportedModel(f"the parser '{self.parser}' that '{self.name.short}' names", tuple(PARSERS))
+        if self.chat_template or capabilities.shows_messages(self.template):
+            return
+        if self.renderer:
+            raise UnsupportedModel(f"the renderer '{self.renderer}' that '{self.name.short}' names", TEMPLATES)
+        if self.header and self.header.architecture in GPT_OSS and not self.template:
+            raise UnsupportedModel(f"gpt-oss without a template, as '{self.name.short}' is,", TEMPLATES)
 
     def adapter(self) -> Path | None:
         """The adapter to merge into it, None without one; raises as `source` does."""
@@ -114,8 +125,20 @@ class StoredModel:
 
     @property
     def uses_go_template(self) -> bool:
-        """Whether `template` builds its prompts, not `chat_template`."""
+        """Whether `template` builds its prompts, not `chat_template`, which also does what built-in renderers do."""
+        if self.renderer and self.chat_template:
+            return False
         return capabilities.uses_go_template(self.template, self.chat_template)
+
+    @property
+    def parser(self) -> str:
+        """The parser of its output that its config names, "" if it names none."""
+        return str(self.config.get("parser") or "")
+
+    @property
+    def renderer(self) -> str:
+        """What its config names to build its prompts, "" if it names nothing."""
+        return str(self.config.get("renderer") or "")
 
     @cached_property
     def system(self) -> str:
@@ -159,7 +182,7 @@ class StoredModel:
         """What it can do, in Ollama's order."""
         metadata = self.header.metadata if self.header else {}
         declared = details.texts(self.config, "capabilities")
-        found = capabilities.capabilities(metadata, self.template, declared, self.kinds)
+        found = capabilities.capabilities(metadata, self.template, declared, self.kinds, self.parser)
         return cast("tuple[Capability, ...]", found)
 
     def summary(self) -> ModelSummary:

@@ -46,6 +46,10 @@ class OutputParser(Protocol):
         """What was still held back, at the end. Raises OutputError for markup that a family wants whole."""
         ...
 
+    def opening(self, output: str) -> str:
+        """What an answer that is held to a format has to follow: what of the output so far comes before the answer."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -93,6 +97,10 @@ class Passthrough:
         """See OutputParser."""
         return Parsed()
 
+    def opening(self, output: str) -> str:
+        """See OutputParser."""
+        return ""
+
 
 class Chain:
     """Lets a second parser read what the first takes for the answer."""
@@ -109,6 +117,10 @@ class Chain:
     def finish(self) -> Parsed:
         """See OutputParser."""
         return self._through(self._first.finish()) + self._second.finish()
+
+    def opening(self, output: str) -> str:
+        """See OutputParser."""
+        return self._first.opening(output)
 
     def _through(self, parsed: Parsed) -> Parsed:
         read = self._second.feed(parsed.text) if parsed.text else Parsed()

@@ -58,6 +58,10 @@ class TagParser:
         log.warning("dropped what a model wrote after %s: it holds no whole call of a declared tool", self._tag)
         return Parsed()
 
+    def opening(self, output: str) -> str:
+        """See OutputParser."""
+        return ""
+
     def _first(self) -> Parsed:
         """Whether the answer begins with the tag, once that can be told."""
         begun = self._held.lstrip()
