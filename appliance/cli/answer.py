@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 
 from appliance.cli.formats import cell_width, go_duration
 
+GREY, DEFAULT_COLOR = "\x1b[90m", "\x1b[39m"
 _MARGIN = 5
 
 
@@ -58,29 +60,63 @@ class WordWrap:
 class Answer:
     """Writes an answer to `out` piece by piece and remembers it.
 
-    Thinking is framed by `Thinking...` and `...done thinking.`, or left out when `hide_thinking`.
+    Thinking is framed by `Thinking...` and `...done thinking.`, grey where `color`, or left out when `hide_thinking`.
     """
 
     out: TextIO = field(default_factory=lambda: sys.stdout)
     wrap: WordWrap | None = None
     hide_thinking: bool = False
+    color: bool = False
     content: str = ""
     thinking: str = ""
+    tool_calls: list[Mapping[str, Any]] = field(default_factory=list)
+    _framed: bool = False
 
-    def push(self, thinking: str, content: str) -> None:
-        """Show what one event brought."""
-        shown = ""
-        if thinking and not self.hide_thinking:
-            shown = thinking if self.thinking else f"Thinking...\n{thinking}"
-        if content and not self.content and self.thinking and not self.hide_thinking:
-            shown += ("" if self.thinking.endswith("\n") else "\n") + "...done thinking.\n\n"
-        self.thinking += thinking
-        self.content += content  # before it is shown: what was seen before Ctrl+C is also remembered
-        self._write(shown + content)
+    def push(self, message: Mapping[str, Any]) -> None:
+        """Show what one event's message brought: `thinking`, `content` or `response`, `tool_calls`."""
+        if thinking := message.get("thinking"):
+            self.thinking += thinking  # before it is shown: what was seen before Ctrl+C is also remembered
+            if not self.hide_thinking:
+                self._begin_thinking()
+                self._write(thinking)
+        if content := message.get("content") or message.get("response"):
+            self.content += content
+            self._end_thinking()
+            self._write(content)
+        for call in message.get("tool_calls") or ():
+            self.tool_calls.append(call)
+            self._end_thinking()
+            self._write(_tool_call(call, first_in_line=self._line_is_empty()))
+
+    def close(self) -> None:
+        """End what is open: the thinking's frame, the line, and a blank one after an answer."""
+        self._end_thinking()
+        self._write("\n\n" if self.content or self.tool_calls else "\n")
+
+    def _begin_thinking(self) -> None:
+        if not self._framed:
+            self._framed = True
+            self.out.write(GREY if self.color else "")
+            self._write("Thinking...\n")
+
+    def _end_thinking(self) -> None:
+        if self._framed:
+            self._framed = False
+            self._write(("" if self.thinking.endswith("\n") else "\n") + "...done thinking.\n\n")
+            self.out.write(DEFAULT_COLOR if self.color else "")
+
+    def _line_is_empty(self) -> bool:
+        return not self.tool_calls[:-1] and (not self.content or self.content.endswith("\n"))
 
     def _write(self, text: str) -> None:
         self.out.write(self.wrap.push(text) if self.wrap else text)
         self.out.flush()
+
+
+def _tool_call(call: Mapping[str, Any], first_in_line: bool) -> str:
+    function = call.get("function") or {}
+    arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+    return f"{'' if first_in_line else chr(10)}Tool call: {function.get('name', '')}({arguments})"
 
 
 def print_events(
@@ -88,12 +124,11 @@ def print_events(
 ) -> Mapping[str, Any]:
     """Push every event of a chat or generate stream into `answer`; returns the last event, {} if there was none.
 
-    `message_of` finds the object with `thinking` and `content` or `response` in an event.
+    `message_of` finds the object with what was said in an event.
     """
     last: Mapping[str, Any] = {}
     for last in events:
-        message = message_of(last)
-        answer.push(message.get("thinking", ""), message.get("content", "") or message.get("response", ""))
+        answer.push(message_of(last))
     return last
 
 

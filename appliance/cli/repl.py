@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,64 +10,13 @@ import rich_click as click
 
 from appliance.cli.list import print_models
 from appliance.cli.reader import Reader
+from appliance.cli.repl_help import HELP, HELP_PARAMETERS, HELP_SET, HELP_SHOW, HELPS
 from appliance.cli.session import Session
 from appliance.cli.show import show_text
 from appliance.errors import ApplianceError
 from appliance.store.parameters import read_parameter
 
-HELP = """\
-Available Commands:
-  /set            Set session variables
-  /show           Show model information
-  /load <model>   Load a session or model
-  /save <model>   Save your current session
-  /clear          Clear session context
-  /list           List the installed models
-  /bye            Exit
-  /?, /help       Help for a command
-  /? shortcuts    Help for keyboard shortcuts
-
-Use \"\"\" to begin a multi-line message.
-"""
-HELP_SET = """\
-Available Commands:
-  /set parameter ...     Set a parameter
-  /set system <string>   Set system message
-  /set history           Enable history
-  /set nohistory         Disable history
-  /set wordwrap          Enable wordwrap
-  /set nowordwrap        Disable wordwrap
-  /set format json       Enable JSON mode
-  /set noformat          Disable formatting
-  /set verbose           Show LLM stats
-  /set quiet             Disable LLM stats
-  /set think [level]     Enable thinking
-  /set nothink           Disable thinking
-"""
-HELP_SHOW = """\
-Available Commands:
-  /show info         Show details for this model
-  /show license      Show model license
-  /show modelfile    Show Modelfile for this model
-  /show parameters   Show parameters for this model
-  /show system       Show system message
-  /show template     Show prompt template
-"""
-HELP_SHORTCUTS = """\
-Available keyboard shortcuts:
-  Ctrl + a            Move to the beginning of the line (Home)
-  Ctrl + e            Move to the end of the line (End)
-   Alt + b            Move back (left) one word
-   Alt + f            Move forward (right) one word
-  Ctrl + k            Delete the sentence after the cursor
-  Ctrl + u            Delete the sentence before the cursor
-  Ctrl + w            Delete the word before the cursor
-
-  Ctrl + l            Clear the screen
-  Ctrl + c            Stop the model from responding
-  Ctrl + d            Exit
-"""
-_HELPS = {"set": HELP_SET, "show": HELP_SHOW, "shortcuts": HELP_SHORTCUTS}
+_WORDS = re.compile(r'"([^"]+)"(?!\S)|(\S+)')
 _NOTHING = {
     "license": "No license was specified for this model.",
     "modelfile": "",
@@ -90,7 +40,7 @@ def loop(session: Session, reader: Reader) -> None:
         if word in ("/bye", "/exit"):
             return
         try:
-            if not word.startswith("/"):
+            if not word.startswith("/") or "/" in word[1:]:  # a path may come first
                 if word:
                     session.chat(entry)
             elif word in _COMMANDS:
@@ -104,7 +54,7 @@ def loop(session: Session, reader: Reader) -> None:
 
 
 def _help(_: Session, __: Reader, topic: str) -> None:
-    click.echo(_HELPS.get(topic.removeprefix("/"), HELP))
+    click.echo(HELPS.get(topic.removeprefix("/"), HELP))
 
 
 def _load(session: Session, _: Reader, name: str) -> None:
@@ -112,15 +62,8 @@ def _load(session: Session, _: Reader, name: str) -> None:
         click.echo("Usage:\n  /load <modelname>")
         return
     click.echo(f"Loading model '{name}'")
-    earlier = session.model
-    session.model = name
-    try:
-        messages = session.show().get("messages") or []
-        session.load()
-    except ApplianceError:
-        session.model = earlier
-        raise
-    session.messages = list(messages)
+    session.switch(name)
+    session.replay()
 
 
 def _save(session: Session, _: Reader, name: str) -> None:
@@ -168,29 +111,32 @@ def _set(session: Session, reader: Reader, rest: str) -> None:
     value = value.strip()
     if name == "parameter":
         _set_parameter(session, value)
-    elif name == "system" and value:
+    elif name == "system":
         session.system = value
-        click.echo("Set system message.")
+        click.echo("Set system message." if value else "Cleared system message.")
     elif name == "think":
-        session.think = value or True
+        session.set_think(value)
         click.echo(f"Set 'think' mode to '{value}'." if value else "Set 'think' mode.")
-    elif (name, value) == ("format", "json"):
+    elif name == "format":
+        if value != "json":
+            raise ApplianceError("the format is missing or unknown; there is '/set format json'")
         session.format = "json"
         click.echo("Set format to 'json' mode.")
-    elif name in ("history", "nohistory"):
+    elif name in ("history", "nohistory") and not value:
         reader.keeping = name == "history"
+        click.echo(f"Set '{name}' mode.")
     elif name in _MODES and not value:
         attribute, state = _MODES[name]
         setattr(session, attribute, state)
         click.echo("Disabled format." if name == "noformat" else f"Set '{name}' mode.")
     else:
-        click.echo(f"Unknown command '/set {name}'. Type /? for help" if name else HELP_SET)
+        click.echo(f"Unknown command '/set {rest}'. Type /? for help" if name else HELP_SET)
 
 
 def _set_parameter(session: Session, rest: str) -> None:
-    name, *values = rest.split()
+    name, *values = (quoted or word for quoted, word in _WORDS.findall(rest)) if rest else ("",)
     if not values:
-        click.echo("Usage:\n  /set parameter <name> <value>")
+        click.echo(HELP_PARAMETERS)
         return
     value = read_parameter(name, values[0])
     several = isinstance(value, list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -13,8 +13,8 @@ from appliance.cli.completion import model_names
 from appliance.config import load_settings, parse_duration_s
 from appliance.errors import ApplianceError
 
-THINK_LEVELS = ("true", "false", "high", "medium", "low", "max")
-
+if TYPE_CHECKING:
+    from appliance.cli.session import Session
 
 ALONE = {"--think": "--think=true", "--truncate": "--truncate=true"}
 
@@ -33,11 +33,10 @@ class _RunCommand(click.RichCommand):
 @click.option("--verbose", is_flag=True, help="Show timings after each answer.")
 @click.option("--nowordwrap", is_flag=True, help="Don't break lines at words.")
 @click.option("--format", "answer_format", metavar="FORMAT", help="Format of the answer: json, or a JSON schema.")
-@click.option("--think", metavar="LEVEL", help=f"Thinking: {', '.join(THINK_LEVELS)}; alone it means true.")
+@click.option("--think", metavar="LEVEL", help="Think: true, false, low, medium, high or max; alone it means true.")
 @click.option("--hidethinking", is_flag=True, help="Leave the thinking out.")
-@click.option(
-    "--truncate", type=bool, metavar="BOOL", help="Embeddings: cut a text that is too long (default: true), or fail."
-)
+@click.option("--insecure", is_flag=True, help="If the model has to be pulled: allow a registry without TLS.")
+@click.option("--truncate", type=bool, metavar="BOOL", help="Embeddings: cut what is too long (the default), or fail.")
 @click.option("--dimensions", type=int, metavar="N", help="Embeddings: only the first N numbers of the vector.")
 def command(
     model: str,
@@ -48,15 +47,17 @@ def command(
     answer_format: str | None,
     think: str | None,
     hidethinking: bool,
+    insecure: bool,
     truncate: bool | None,
     dimensions: int | None,
 ) -> None:
-    """Answer PROMPT with MODEL, or talk with it when there is no PROMPT.
+    """Answer PROMPT, or talk when there is none.
 
-    What is piped in comes before PROMPT. An embedding model prints the vector of PROMPT as a JSON array.
+    What is piped in comes before PROMPT. A model that is not installed is pulled. Paths of images in PROMPT are shown
+    to a model that sees. An embedding model prints the vector of PROMPT as a JSON array.
     """
     from appliance.cli.client import connect
-    from appliance.cli.session import Session
+    from appliance.cli.session import Session, think_value
 
     interactive = sys.stdin is not None and sys.stdin.isatty()
     piped = "" if interactive else _piped()
@@ -66,35 +67,52 @@ def command(
             client,
             model,
             format=_format(answer_format),
-            think=_think(think),
+            think=think_value(think) if think else None,
             keep_alive_s=_seconds(keepalive),
             word_wrap=not nowordwrap and not piped,
             hide_thinking=hidethinking,
             verbose=verbose,
         )
-        facts = session.show()  # also says at once that a model is missing
-        if "embedding" in (facts.get("capabilities") or ()):
+        facts = _facts(session, insecure)
+        session.begin(facts)
+        if "embedding" in session.capabilities:
             if not text:
                 raise ApplianceError(f'embedding models need a text: appliance run {model} "your text"')
             click.echo(json.dumps(session.embed(text, truncate, dimensions), separators=(",", ":")))
-            return
-        messages = facts.get("messages") or []
-        if text or not interactive or not sys.stdout.isatty():
+        elif text or not interactive or not sys.stdout.isatty():
             try:
                 session.generate(text)
             except KeyboardInterrupt:
                 click.echo()
-            return
-        session.messages = list(messages)
-        from rich.console import Console
+        else:
+            _talk(session)
 
-        from appliance.cli.reader import Reader, history_path
-        from appliance.cli.repl import loop
 
-        with Console(stderr=True).status("loading model"):
-            session.load()
-        settings = load_settings({}, os.environ)
-        loop(session, Reader(None if settings.nohistory else history_path(os.environ)))
+def _talk(session: Session) -> None:
+    from rich.console import Console
+
+    from appliance.cli.history import history_path
+    from appliance.cli.reader import Reader
+    from appliance.cli.repl import loop
+
+    with Console(stderr=True).status(f"loading {session.model}"):
+        session.load()
+    keeping = not load_settings({}, os.environ).nohistory
+    click.echo("Ask something; /? lists commands.", err=True)
+    session.replay()
+    loop(session, Reader(history_path(os.environ), keeping))
+
+
+def _facts(session: Session, insecure: bool) -> dict[str, Any]:
+    """The model's /api/show answer; the model is pulled if it is missing."""
+    from appliance.cli.client import RequestFailed
+
+    try:
+        return session.show()
+    except RequestFailed as error:
+        if error.status != 404:
+            raise
+        raise
 
 
 def _piped() -> str:
@@ -114,14 +132,6 @@ def _seconds(text: str | None) -> float | None:
     except ValueError as error:
         raise ApplianceError(f'invalid value "{text}" for --keepalive: {error}') from error
     return -1 if seconds == float("inf") else seconds
-
-
-def _think(text: str | None) -> bool | str | None:
-    if text is None or text in ("true", "false"):
-        return None if text is None else text == "true"
-    if text not in THINK_LEVELS:
-        raise ApplianceError(f'invalid value for --think: "{text}" (must be {", ".join(THINK_LEVELS)})')
-    return text
 
 
 def _format(text: str | None) -> Any:

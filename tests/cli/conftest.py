@@ -16,6 +16,9 @@ from appliance.cli.main import main
 
 Reply = tuple[int, bytes]
 
+SHOW = {"details": {"family": "llama", "parameter_size": "134.52M", "quantization_level": "Q4_1"}, "model_info": None}
+DONE = {"done": True, "done_reason": "stop", "total_duration": 2_000_000_000, "eval_count": 2, "eval_duration": 10**9}
+
 
 @dataclass
 class Server:
@@ -118,3 +121,18 @@ def appliance(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(end.value.code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def model(server: Server) -> Server:
+    """A server with the model `m`, which always says "Hello there"."""
+    server.says("POST", "/api/show", SHOW)
+    server.says("POST", "/api/generate", {"response": "Hello"}, {"response": " there"}, {"response": "", **DONE})
+    server.says(
+        "POST",
+        "/api/chat",
+        {"message": {"role": "assistant", "content": "Hello"}},
+        {"message": {"role": "assistant", "content": " there"}},
+        {"message": {"role": "assistant", "content": ""}, **DONE},
+    )
+    return server

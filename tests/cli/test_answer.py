@@ -63,12 +63,37 @@ def test_thinking_is_framed() -> None:
     assert (answer.thinking, answer.content) == ("Hm, yes.", "Blue.")
 
 
+def shown(*messages: dict[str, Any], **settings: Any) -> str:
+    """What is on the screen after an answer of these pieces."""
+    answer = Answer(out := io.StringIO(), **settings)
+    for message in messages:
+        answer.push(message)
+    answer.close()
+    return out.getvalue()
+
+
 def test_thinking_can_be_hidden() -> None:
-    out = io.StringIO()
-    answer = Answer(out, hide_thinking=True)
-    answer.push("Hm.", "")
-    answer.push("", "Blue.")
-    assert out.getvalue() == "Blue."
+    assert shown({"thinking": "Hm."}, {"content": "Blue."}, hide_thinking=True) == "Blue.\n\n"
+    assert shown({"thinking": "Hm."}, hide_thinking=True) == "\n"
+
+
+def test_thinking_is_grey_and_its_frame_closed_even_if_no_answer_follows() -> None:
+    assert shown({"thinking": "Hm.\n"}, color=True) == "\x1b[90mThinking...\nHm.\n...done thinking.\n\n\x1b[39m\n"
+    assert shown({"thinking": "Hm.", "content": "Blue."}) == "Thinking...\nHm.\n...done thinking.\n\nBlue.\n\n"
+
+
+def test_calls_of_tools_stand_in_lines_of_their_own() -> None:
+    weather = {"function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}}}
+    now = {"function": {"name": "now", "arguments": {}}}
+    lines = 'Tool call: weather({"city": "Zürich", "days": 2})\nTool call: now({})\n\n'
+    assert shown({"tool_calls": [weather, now]}) == lines
+    assert shown({"content": "Let me see."}, {"tool_calls": [weather, now]}) == f"Let me see.\n{lines}"
+    assert shown({"content": "So:\n"}, {"tool_calls": [weather]}, {"tool_calls": [now]}) == f"So:\n{lines}"
+
+
+def test_wide_characters_take_two_columns() -> None:
+    lines = screen(WordWrap(25).push("天空之所以是蓝色的是因为空气散射短波"))
+    assert max(map(len, lines)) == 10
 
 
 def test_timings() -> None:
