@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from appliance.cli.completion import model_names
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, InvalidModelfile
 
 if TYPE_CHECKING:
     from appliance.cli.client import Client
@@ -54,6 +54,9 @@ def _read(file: Path | None) -> tuple[Modelfile, Path]:
         if file is not None:
             raise ApplianceError("specified Modelfile wasn't found") from error
         return parse_modelfile("FROM ."), Path.cwd()
+    except InvalidModelfile as error:
+        where = "" if not error.line or str(error).startswith("(line") else f"(line {error.line}): "
+        raise ApplianceError(f"{path}: {where}{error}") from error
 
 
 def _request(client: Client, modelfile: Modelfile, base: Path, statuses: Statuses) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -81,12 +82,17 @@ for _panel, _names in PANELS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 with `Error: ...` on stderr for anything else."""
+    if "_APPLIANCE_COMPLETE" in os.environ:  # set by a shell that asks what could stand next
+        import_module("appliance.cli.completion")
     try:
         code = cli.main(args=arguments, prog_name="appliance", standalone_mode=False)
     except ApplianceError as error:
         message = str(error)
     except ClickException as error:
         message = error.format_message()
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except (Abort, KeyboardInterrupt):

@@ -14,6 +14,7 @@ from appliance.cli.repl_help import HELP, HELP_PARAMETERS, HELP_SET, HELP_SHOW, 
 from appliance.cli.session import Session
 from appliance.cli.show import show_text
 from appliance.errors import ApplianceError
+from appliance.store.modelfile import parameter_text
 from appliance.store.parameters import read_parameter
 
 _WORDS = re.compile(r'"([^"]+)"(?!\S)|(\S+)')
@@ -102,7 +103,9 @@ def _parameters(session: Session, facts: Mapping[str, Any]) -> str:
     model = facts.get("parameters") or "No additional parameters were specified."
     lines = ["Model defined parameters:", *(f"  {line}" for line in model.splitlines())]
     lines += ["", "User defined parameters:"]
-    lines += [f"  {name:<30} {value}" for name, value in session.options.items()]
+    for name, value in session.options.items():
+        values = value if isinstance(value, list) else [value]
+        lines += [f"  {name:<30} {parameter_text(each)}" for each in values]
     return "\n".join(lines if session.options else [*lines, "  No parameters were specified"]) + "\n"
 
 

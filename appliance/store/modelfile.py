@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,10 @@ class Modelfile:
 
 
 def parse_modelfile(source: bytes | str) -> Modelfile:
-    """Read a Modelfile: text, or bytes in UTF-8 or, with a byte order mark, UTF-16. Raises InvalidModelfile."""
+    """Read a Modelfile: text, or bytes in UTF-8 or, with a byte order mark, UTF-16.
+
+    Raises InvalidModelfile, whose `line` is set where one is to blame, though Ollama's message may not name it.
+    """
     text = _decode(source) if isinstance(source, bytes) else source.removeprefix("\ufeff")
     scanner = _Scanner("".join(char for char in text if char.isprintable() or char in "\r\n\t"))
     words: dict[str, str] = {}
@@ -56,6 +60,7 @@ def parse_modelfile(source: bytes | str) -> Modelfile:
     parameters: dict[str, Any] = {}
     warnings: list[str] = []
     while instruction := scanner.instruction():
+        line = scanner.line
         match instruction:
             case "from":
                 sources.append(scanner.value())
@@ -64,10 +69,13 @@ def parse_modelfile(source: bytes | str) -> Modelfile:
             case "message":
                 messages.append(Message(scanner.role(), scanner.value()))
             case "parameter":
-                name = scanner.word(r"[A-Za-z0-9_]*")
-                _set_parameter(name, scanner.value(), parameters, warnings)
+                name, value = scanner.word(r"[A-Za-z0-9_]*"), scanner.value()
+                with _blaming(line):
+                    _set_parameter(name, value, parameters, warnings)
             case "requires":
-                words["requires"] = _version(scanner.value())
+                value = scanner.value()
+                with _blaming(line):
+                    words["requires"] = _version(value)
             case _:
                 words[instruction] = scanner.value()
     if not any(sources):
@@ -80,6 +88,15 @@ def parse_modelfile(source: bytes | str) -> Modelfile:
         warnings=tuple(warnings),
         **words,
     )
+
+
+@contextmanager
+def _blaming(line: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidModelfile as error:
+        error.line = line
+        raise
 
 
 def _decode(source: bytes) -> str:
@@ -117,9 +134,12 @@ class _Scanner:
         self.at = found.end()
         return found[0]
 
+    @property
+    def line(self) -> int:
+        return len(re.findall(r"\r\n|\r|\n", self.text[: self.at])) + 1
+
     def error(self, message: str) -> InvalidModelfile:
-        line = len(re.findall(r"\r\n|\r|\n", self.text[: self.at])) + 1
-        return InvalidModelfile(message, line)
+        return InvalidModelfile(message, self.line)
 
     @property
     def ended(self) -> bool:
@@ -186,7 +206,7 @@ def format_modelfile(modelfile: Modelfile) -> str:
     )
     for name, value in modelfile.parameters.items():
         values = value if isinstance(value, list | tuple) else [value]
-        lines += [f"PARAMETER {name} {quote(_parameter_text(item))}" for item in values]
+        lines += [f"PARAMETER {name} {quote(parameter_text(item))}" for item in values]
     lines += [f"LICENSE {quote(text)}" for text in modelfile.licenses]
     lines += [f"MESSAGE {message.role} {quote(message.content)}" for message in modelfile.messages]
     return "".join(f"{line}\n" for line in lines)
@@ -196,7 +216,8 @@ def _words(*words: tuple[str, str]) -> list[str]:
     return [f"{name} {quote(text)}" for name, text in words if text]
 
 
-def _parameter_text(value: Any) -> str:
+def parameter_text(value: Any) -> str:
+    """A parameter's value as a Modelfile has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

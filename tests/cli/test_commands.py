@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import socket
 import sys
@@ -158,7 +157,7 @@ def test_no_server(appliance: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         (("fly",), "Error: No such command 'fly'.\n"),
         (("rm",), "Error: Missing argument 'MODEL...'.\n"),
         (("list", "--fast"), "Error: No such option"),
-        (("run", "m", "--think=much"), 'Error: invalid value for --think: "much" (must be'),
+        (("run", "m", "--think=much"), 'Error: invalid think value: "much" (must be'),
         (("run", "m", "--keepalive", "long"), 'Error: invalid value "long" for --keepalive'),
         (("run", "m", "--format", "{"), "Error: invalid value for --format: neither json nor a JSON schema\n"),
         (("convert", "nowhere.gguf"), "Error: nowhere.gguf does not exist\n"),
@@ -236,122 +235,6 @@ def test_help_is_also_a_command(appliance: Run) -> None:
     assert appliance("help").out == appliance("--help").out
     assert appliance("help", "ls").out == appliance("list", "--help").out
     assert appliance("help", "fly").err == "Error: No such command 'fly'.\n"
-
-
-@pytest.mark.spec(96)
-def test_create_sends_the_files_and_the_request(server: Server, appliance: Run, tmp_path: Path) -> None:
-    weights = b"GGUF" + bytes(3_000_000)
-    digest = f"sha256:{hashlib.sha256(weights).hexdigest()}"
-    (tmp_path / "tiny.gguf").write_bytes(weights)
-    (tmp_path / "Modelfile").write_text(
-        'FROM ./tiny.gguf\nSYSTEM """Be\nbrief."""\nPARAMETER temperature 0.5\nPARAMETER stop a\n'
-        "PARAMETER stop b\nTEMPLATE {{ .Prompt }}\nLICENSE MIT\nMESSAGE user Hello\n"
-    )
-    server.says("POST", f"/api/blobs/{digest}", status=201)
-    server.says("POST", "/api/create", {"status": "parsing GGUF"}, {"status": "success"})
-    outcome = appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"))
-    assert outcome.code == 0
-    assert outcome.err.splitlines() == [
-        "gathering model components",
-        "hashing tiny.gguf",
-        f"copying file {digest}",
-        "parsing GGUF",
-        "success",
-    ]
-    assert [body for method, path, body in server.requests if method == "POST" and "blobs" in path] == [weights]
-    assert server.asked("/api/create") == [
-        {
-            "model": "tiny",
-            "files": {"tiny.gguf": digest},
-            "template": "{{ .Prompt }}",
-            "system": "Be\nbrief.",
-            "license": ["MIT"],
-            "parameters": {"temperature": 0.5, "stop": ["a", "b"]},
-            "messages": [{"role": "user", "content": "Hello"}],
-        }
-    ]
-
-
-def test_create_does_not_send_a_file_that_is_there(server: Server, appliance: Run, tmp_path: Path) -> None:
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
-    (tmp_path / "Modelfile").write_text("FROM tiny.gguf")
-    digest = f"sha256:{hashlib.sha256(b'GGUF').hexdigest()}"
-    server.says("HEAD", f"/api/blobs/{digest}")
-    server.says("POST", "/api/create", {"status": "success"})
-    assert appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"), "-q", "q8_0").code == 0
-    assert [method for method, path, _ in server.requests if "blobs" in path] == ["HEAD"]
-    assert server.asked("/api/create")[0]["quantize"] == "q8_0"
-
-
-def test_create_from_an_installed_model(server: Server, appliance: Run, tmp_path: Path) -> None:
-    (tmp_path / "Modelfile").write_text("FROM llama3.2\n")
-    server.says("POST", "/api/create", {"status": "success"})
-    assert appliance("create", "mario", "-f", str(tmp_path / "Modelfile")).code == 0
-    assert server.asked("/api/create") == [{"model": "mario", "from": "llama3.2"}]
-
-
-def test_create_without_a_modelfile_takes_the_folder(
-    server: Server, appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("model-1.safetensors", "config.json", "tokenizer.model", "vocab.txt", "README.md", "other.bin"):
-        (folder / name).write_text(name)
-    monkeypatch.chdir(folder)
-    digests = {
-        name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
-        for name in ("model-1.safetensors", "config.json", "tokenizer.model", "vocab.txt")
-    }
-    for digest in digests.values():
-        server.says("HEAD", f"/api/blobs/{digest}")
-    server.says("POST", "/api/create", {"status": "success"})
-    assert appliance("create", "tiny").code == 0
-    assert server.asked("/api/create")[0]["files"] == digests
-
-
-def test_create_from_one_part_takes_the_others(server: Server, appliance: Run, tmp_path: Path) -> None:
-    names = [f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
-    for name in (*names, "m-00001-of-00003.gguf", "other.gguf"):
-        (tmp_path / name).write_text(name)
-    digests = {name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}" for name in names}
-    for digest in digests.values():
-        server.says("HEAD", f"/api/blobs/{digest}")
-    server.says("POST", "/api/create", {"status": "success"})
-    (tmp_path / "Modelfile").write_text(f"FROM ./{names[1]}")
-    assert appliance("create", "tiny", "-f", str(tmp_path / "Modelfile")).code == 0
-    assert server.asked("/api/create")[0]["files"] == digests
-
-
-def test_create_refuses_links_out_of_the_folder(server: Server, appliance: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (tmp_path / "secret").write_text("x")
-    (folder / "model.safetensors").symlink_to(tmp_path / "secret")
-    (tmp_path / "Modelfile").write_text("FROM ./model")
-    outcome = appliance("create", "tiny", "-f", str(tmp_path / "Modelfile"))
-    assert outcome.code == 1
-    assert outcome.err.endswith("Error: insecure path: model.safetensors\n")
-
-
-def test_create_reports_an_error_in_the_stream(server: Server, appliance: Run, tmp_path: Path) -> None:
-    (tmp_path / "Modelfile").write_text("FROM llama3.2\n")
-    server.says("POST", "/api/create", {"status": "parsing GGUF"}, {"error": "unknown type"})
-    outcome = appliance("create", "mario", "-f", str(tmp_path / "Modelfile"))
-    assert outcome.code == 1
-    assert outcome.err.endswith("parsing GGUF\nError: unknown type\n")
-
-
-def test_create_with_a_modelfile_that_is_not_there(server: Server, appliance: Run, tmp_path: Path) -> None:
-    outcome = appliance("create", "mario", "-f", str(tmp_path / "Nofile"))
-    assert outcome == Outcome(1, "", "Error: specified Modelfile wasn't found\n")
-
-
-def test_create_from_an_empty_folder(
-    server: Server, appliance: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    outcome = appliance("create", "mario")
-    assert outcome.err.endswith("Error: no Modelfile or safetensors files found\n")
 
 
 @pytest.mark.parametrize(

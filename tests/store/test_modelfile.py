@@ -113,6 +113,9 @@ def test_line_ends(newline: str) -> None:
     with pytest.raises(InvalidModelfile, match=r"^\(line 3\): command must be") as caught:
         parse_modelfile(newline.join(["", "FROM foo", "BAD bar"]))
     assert caught.value.line == 3
+    with pytest.raises(InvalidModelfile, match=r"^unknown parameter 'x'$") as caught:
+        parse_modelfile(newline.join(["FROM foo", "SYSTEM bar", "PARAMETER x 1", ""]))
+    assert caught.value.line == 3
 
 
 @pytest.mark.spec(94)
