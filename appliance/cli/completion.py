@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import rich_click as click
@@ -20,9 +21,10 @@ TIMEOUT_S = 1.0  # the longest that the Tab key may take to learn models' names
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the script that makes SHELL (bash, zsh or fish) complete this command.
+    """Print what makes a shell complete commands.
 
-    It completes commands, flags, files and the names of models. To try it: source <(appliance completion bash)
+    The script of bash, zsh or fish completes commands, flags, files and the names of models. To try it:
+    source <(appliance completion bash)
     """
     kind = get_completion_class(shell)
     assert kind
@@ -47,9 +49,9 @@ def models_and_files(context: click.Context, parameter: click.Parameter, incompl
 def _names(path: str, context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     from appliance.cli.client import connect
 
-    logging.disable()  # a warning would be written into the line that is being typed
+    quiet = redirect_stderr(StringIO())  # a warning would be written into the line that is being typed
     try:
-        with connect(TIMEOUT_S) as client:
+        with quiet, connect(TIMEOUT_S) as client:
             models: list[dict[str, Any]] = client.call("GET", path).get("models") or []
     except ApplianceError:
         return []

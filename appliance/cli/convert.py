@@ -38,9 +38,10 @@ WORST_TENSORS = 5  # that are shown
 def command(
     source: Path, out: Path | None, recipe: str, kv: str, target: str, adapter: Path | None, check: bool
 ) -> None:
-    """Convert SOURCE into a bundle, by default beside it as NAME.RECIPE.
+    """Convert SOURCE into a bundle.
 
-    A bundle for cuda or directml has a float16 graph that runs one sequence at a time.
+    It is made beside SOURCE as NAME.RECIPE, unless --out says otherwise. A bundle for cuda or directml has a float16
+    graph that runs one sequence at a time.
     """
     import asyncio
 

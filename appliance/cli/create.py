@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.option("--draft-quantize", metavar="TYPE", hidden=True)
 @click.option("--experimental", is_flag=True, hidden=True)
 def command(model: str, file: Path | None, quantize: str, draft_quantize: str | None, experimental: bool) -> None:
-    """Create MODEL from a Modelfile; without one, from the model files in this folder."""
+    """Create MODEL from a Modelfile.
+
+    Without a Modelfile, from the model files in this folder. Files that a Modelfile names are sent to the server unless
+    it has them.
+    """
     if draft_quantize is not None:
         raise ApplianceError("--draft-quantize: draft models are not supported")
     if experimental:

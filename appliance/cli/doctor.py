@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(as_json: bool) -> None:
-    """Check this machine and installation: execution providers, processor, memory, disk, port, extras.
+    """Check this machine and installation.
 
-    A problem, something that keeps the server or a setting from working, makes the command fail.
+    Looks at execution providers, processor, memory, disk, port and extras. A problem, something
+    that keeps the server or a setting from working, makes the command fail.
     """
     settings = load_settings({}, os.environ)
     provider, findings = _examine(settings)

@@ -9,7 +9,7 @@ import rich_click as click
 @click.argument("name", metavar="[COMMAND]", default="")
 @click.pass_context
 def command(context: click.Context, name: str) -> None:
-    """Say what COMMAND does and which flags it takes."""
+    """Say what COMMAND does, and its flags."""
     root = context.find_root()
     if not name:
         click.echo(root.get_help())

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="PATH", help="A LoRA to merge into it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(source: str, adapter: Path | None, as_json: bool) -> None:
-    """Say whether SOURCE would run here: a GGUF file, a Hugging Face folder or an installed model.
+    """Say whether SOURCE would run here.
 
-    Only headers are read. Ends with 1 if the converters would refuse it or nothing fits the memory.
+    SOURCE is a GGUF file, a Hugging Face folder or an installed model. Only headers are read. Ends
+    with 1 if the converters would refuse it or nothing fits the memory.
     """
     import asyncio
 

@@ -15,7 +15,10 @@ from appliance.cli.formats import human_bytes, relative_time, table
 @click.command("list", aliases=["ls"])
 @click.argument("prefix", default="", shell_complete=model_names)
 def command(prefix: str) -> None:
-    """List the installed models, or those whose name starts with PREFIX."""
+    """List the installed models.
+
+    With PREFIX only those whose names start like it, in whatever case.
+    """
     with connect() as client:
         print_models(client, prefix)
 

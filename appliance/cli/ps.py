@@ -15,7 +15,10 @@ from appliance.cli.formats import human_bytes, processor, relative_time, table
 @click.command("ps")
 @click.argument("prefix", default="", shell_complete=loaded_names)
 def command(prefix: str) -> None:
-    """List the loaded models, or those whose name starts with PREFIX."""
+    """List the models in memory.
+
+    With PREFIX only those whose names start like it, in whatever case.
+    """
     with connect() as client:
         models = client.call("GET", "/api/ps").get("models") or []
     click.echo(loaded_table(models, prefix, datetime.now(UTC)), nl=False)

@@ -34,12 +34,23 @@ def command(config: Path | None, **flags: Any) -> None:
         run(settings)
 
 
+_PANELS = {
+    "Network": ("host", "port", "origins", "max_queue"),
+    "Models": (
+        "models", "keep_alive_s", "load_timeout_s", "context_length", "num_parallel", "max_loaded_models", "recipe",
+        "kv_cache_type",
+    ),
+    "Memory and disk": (
+        "memory_budget_bytes", "prefix_cache_bytes", "prefix_snapshot_bytes", "disk_floor_bytes", "noprune",
+    ),
+    "Speed": ("provider", "threads", "spinning", "speculate", "prefill_chunk_tokens", "step_ms"),
+}  # fmt: skip
 for _field in setting_fields():
-    _option = click.RichOption if hasattr(click, "RichOption") else click.Option
     command.params.append(
-        _option(
+        click.RichOption(
             [f"--{_field.name.replace('_', '-')}"],
             metavar="VALUE",
             help=f"{_field.metadata['doc']} [{_field.metadata['variable']}]",
+            panel=next((panel for panel, names in _PANELS.items() if _field.name in names), None),
         )
     )

@@ -12,7 +12,7 @@ from appliance.errors import ApplianceError
 @click.command("stop")
 @click.argument("model", shell_complete=loaded_names)
 def command(model: str) -> None:
-    """Unload MODEL."""
+    """Take MODEL out of memory."""
     with connect() as client:
         try:
             unload(client, model)
