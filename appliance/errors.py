@@ -18,7 +18,8 @@
     │   ├── NotGGUF
     │   ├── TruncatedGGUF         .needed, .actual
     │   ├── NotSafetensors
-    │   └── UnsupportedModel      architecture or tensor type; .supported
+    │   ├── UnsupportedModel      architecture or tensor type; .supported
+    │   └── NotQuantized          not to what is asked for
     ├── ConversionFailed          the converter ended without a bundle
     ├── CorruptManifest
     ├── InvalidModelfile          .line
@@ -144,6 +145,10 @@ class UnsupportedModel(ModelFileError):
     def __init__(self, what: str, supported: tuple[str, ...]) -> None:
         super().__init__(f"{what} is not supported; supported: {', '.join(supported)}")
         self.supported = supported
+
+
+class NotQuantized(ModelFileError):
+    """A model that cannot be quantised to what is asked for."""
 
 
 class ConversionFailed(ApplianceError):

@@ -45,6 +45,7 @@ def tags() -> TagParser:
     return TagParser("<tool_call>", ["get_weather"])
 
 
+@pytest.mark.spec(44, 45, 46)
 @pytest.mark.parametrize("size", [len(WEATHER), 30, 1])
 def test_a_call_has_a_reply_of_its_own_before_the_last(size: int) -> None:
     pieces = [WEATHER[at : at + size] for at in range(0, len(WEATHER), size)]
@@ -69,6 +70,7 @@ def test_calls_are_counted_and_no_two_have_the_same_id() -> None:
     assert "".join(reply.text for reply in replies) == "So: "
 
 
+@pytest.mark.spec(92)
 def test_text_and_a_call_in_one_piece_both_arrive() -> None:
     said, made, _ = run(Engine(["Let me see. " + WEATHER]), tags())
     assert said.text == "Let me see. "
@@ -103,6 +105,7 @@ class Fussy:
         return Parsed()
 
 
+@pytest.mark.spec(52)
 def test_a_parsers_error_ends_the_answer_and_what_makes_it() -> None:
     engine = Engine(["a", "}", "b"])
     with pytest.raises(OutputError, match="malformed"):

@@ -18,10 +18,18 @@ from api.ollama.routes import ERRORS, StreamedOperation
 from api.requests import GoJSON
 from api.service import Injected
 from appliance import core
-from appliance.errors import ApplianceError, Forbidden, InvalidRequest, InvalidTemplate, ModelFileError, Unsupported
+from appliance.errors import (
+    ApplianceError,
+    Forbidden,
+    InvalidRequest,
+    InvalidTemplate,
+    ModelFileError,
+    NotQuantized,
+    Unsupported,
+)
 
-CLIENT_FAULTS: Mapping[type[ApplianceError], int] = {ModelFileError: 400, InvalidTemplate: 400}
-"""Here file and template are the client's own."""
+CLIENT_FAULTS: Mapping[type[ApplianceError], int] = {ModelFileError: 400, InvalidTemplate: 400, NotQuantized: 500}
+"""Here file and template are the client's own; for quantisation Ollama has a status of its own."""
 
 
 def on_error(_: Request[Any, Any, Any], error: ApplianceError) -> Response[ErrorResponse]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.core import CreateRequest, Message, Progress
-from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelFileError, ModelNotFound
+from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelNotFound, NotQuantized
 from appliance.store.adapters import ONLY_ONE, gguf_adapter
 from appliance.store.blobs import digest_of, hex_of
 from appliance.store.details import human_count
@@ -246,11 +246,11 @@ def _quantize(draft: Draft, wanted: str) -> str:
     if not wanted or wanted == present:
         return ""
     if wanted not in QUANTIZATIONS:
-        raise ModelFileError(
+        raise NotQuantized(
             f"unsupported quantization type {wanted} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
         )
     if present not in _UNQUANTIZED:
-        raise ModelFileError("quantization is only supported for F16, BF16 and F32 models")
+        raise NotQuantized("quantization is only supported for F16, BF16 and F32 models")
     draft.config["file_type"] = wanted
     draft.quantizing = f"quantizing {present} model to {wanted}"
     return QUANTIZATIONS[wanted]

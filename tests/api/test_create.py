@@ -116,6 +116,7 @@ def test_refused(client: Client, service: FakeService, body: dict[str, Any], sta
         (errors.NotGGUF("supplied file was not in GGUF format"), 400),
         (errors.UnsupportedModel("architecture x", ("llama",)), 400),
         (errors.InvalidTemplate("template error: unclosed action"), 400),
+        (errors.NotQuantized("quantization is only supported for F16, BF16 and F32 models"), 500),
         (errors.ConversionFailed("the converter ended"), 500),
         (errors.NotEnoughDisk(2, 1), 507),
     ],

@@ -247,6 +247,8 @@ def test_openapi(client: Client) -> None:
         "/api/status",
         "/api/tags",
         "/api/version",
+        "/v1/models",
+        "/v1/models/{model}",
     ]
     chat = document["paths"]["/api/chat"]["post"]
     reference = {"schema": {"$ref": "#/components/schemas/ChatRequest"}}

@@ -56,6 +56,7 @@ def test_it_prints_and_complains_as_go_does(case: dict[str, str], result: dict[s
     assert ours(case["template"], CASES["data"][case["data"]]) == result
 
 
+@pytest.mark.spec(95)
 @pytest.mark.parametrize("family", PROMPTS)
 def test_families_of_templates_make_the_prompts_that_go_makes(family: str) -> None:
     prompt = GoPrompt(GoTemplate(FAMILIES[family], now=lambda: NOON))

@@ -23,6 +23,7 @@ from appliance.errors import (
     ModelFileError,
     ModelNotFound,
     NotEnoughDisk,
+    NotQuantized,
     TruncatedGGUF,
 )
 from appliance.store.create import Draft, assemble, commit
@@ -357,8 +358,8 @@ def test_two_models_at_once(store: Store, make_gguf: MakeGGUF) -> None:
 @pytest.mark.parametrize(
     ("file_type", "quantize", "kind", "message"),
     [
-        (15, "Q8_0", ModelFileError, "quantization is only supported for F16, BF16 and F32 models"),
-        (1, "q5_0", ModelFileError,
+        (15, "Q8_0", NotQuantized, "quantization is only supported for F16, BF16 and F32 models"),
+        (1, "q5_0", NotQuantized,
          "unsupported quantization type Q5_0 - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"),
     ],
 )  # fmt: skip

@@ -76,6 +76,7 @@ TRANSCRIPTS: list[tuple[str, str, str, str, tuple[ToolCall, ...]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec(92)
 @pytest.mark.parametrize(
     ("tag", "transcript", "text", "calls"), [case[1:] for case in TRANSCRIPTS], ids=[case[0] for case in TRANSCRIPTS]
 )
@@ -89,6 +90,7 @@ def test_a_prompt_that_ends_with_the_tag_opens_a_call() -> None:
     assert found == Parsed(tool_calls=(PARIS,))
 
 
+@pytest.mark.spec(45)
 def test_text_leaves_and_calls_are_made_as_soon_as_they_are_certain() -> None:
     parser = TagParser("<tool_call>", NAMES)
     assert parser.feed("Well <b").text == "Well <b"

@@ -1,0 +1,146 @@
+"""The command: `scripts/fuzz/run --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+
+from scripts.fuzz.checks import complaints
+from scripts.fuzz.client import Hang, Request, exchange
+from scripts.fuzz.strategies import TINY, VICTIM, described, raw
+from tests.server.daemon import Server
+from tests.tiny_model import write_tiny_gguf
+
+LIMIT_S = 60.0
+"""For an answer. The longest that is right takes a second or two; the rest is for a machine that has much to do."""
+CODE_FOLDER = Path(__file__).resolve().parents[2]
+CARE_EVERY = 50
+ENVIRONMENT = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_LOADED_MODELS": "2", "APPLIANCE_THREADS": "1"}
+SHORT = {"num_predict": 4, "num_ctx": 128}
+
+
+@dataclass
+class Report:
+    """What was sent and what came back. `faults` are requests with what is wrong with their answers."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+
+    @property
+    def sent(self) -> int:
+        """All requests."""
+        return self.statuses.total()
+
+
+class Fuzzer:
+    """A server, and what is sent to it."""
+
+    def __init__(self, server: Server, gguf: Path) -> None:
+        self.report = Report()
+        self._server = server
+        self._gguf = gguf
+        self._places = (server.models.parent, CODE_FOLDER)
+
+    def send(self, request: Request) -> None:
+        """One request, and every check on its answer."""
+        if self.report.sent % CARE_EVERY == 0:
+            self.restore()
+        try:
+            answer = exchange(self._server.port, request, LIMIT_S)
+        except (Hang, OSError) as error:
+            self.report.statuses[0] += 1
+            self.report.faults.append(f"{error}: {request}")
+            return
+        self.report.statuses[answer.status] += 1
+        self.report.slowest = max(self.report.slowest, (answer.seconds, str(request)))
+        for complaint in complaints(request, answer, self._places):
+            self.report.faults.append(f"{complaint}: {request} -> {answer.status} {answer.text[:300]!r}")
+
+    def restore(self) -> None:
+        """Put back the models that requests have removed, and remove those that they made."""
+        client = self._server.client
+        names = {model["name"] for model in client.get("/api/tags").json()["models"]}
+        for name in names - {f"{TINY}:latest", f"{VICTIM}:latest"}:
+            client.request("DELETE", "/api/delete", json={"model": name})
+        for name in (TINY, VICTIM):
+            if f"{name}:latest" not in names:
+                self._server.create(name, self._gguf, parameters=SHORT)
+
+    def finish(self) -> None:
+        """After all that, the server is as it was."""
+        self.restore()
+        answer = self._server.client.post("/api/generate", json={"model": TINY, "prompt": "hello", "stream": False})
+        if answer.status_code != 200 or not answer.json()["done"]:
+            self.report.faults.append(f"it no longer answers: {answer.status_code} {answer.text}")
+        held = [
+            model["name"]
+            for model in self._server.client.get("/api/stats").json()["models"]
+            if model["slots"]["busy"] or model["waiting"]
+        ]
+        if held:
+            self.report.faults.append(f"slots of {held} are still held")
+        if "unexpected error" in (log := self._server.log.read_text(errors="replace")):
+            self.report.faults.append(f"the log tells of a defect: {log[log.index('unexpected error') :][:2000]}")
+
+
+def fuzz(requests: int, seed: int, folder: Path) -> Report:
+    """Send as many requests to a server of its own, whose files lie in `folder`."""
+    gguf = write_tiny_gguf(folder / "tiny.gguf")
+    server = Server(folder / "models", HOME=str(folder), **ENVIRONMENT)
+    server.start()
+    try:
+        fuzzer = Fuzzer(server, gguf)
+        fuzzer.restore()
+        document = server.client.get("/openapi.json").json()
+        for number, strategy in enumerate((described(document), raw)):
+            _play(fuzzer, strategy, requests // 2, seed + number)
+        fuzzer.finish()
+    finally:
+        server.stop()
+    return fuzzer.report
+
+
+def _play(fuzzer: Fuzzer, strategy: st.SearchStrategy[Request], requests: int, seed: int) -> None:
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=requests,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def play(request: Request) -> None:
+        fuzzer.send(request)
+
+    play()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/fuzz/run", description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="how many (10000)")
+    parser.add_argument("--seed", type=int, default=1, help="the same number makes the same requests (1)")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        report = fuzz(arguments.requests, arguments.seed, Path(folder))
+    print(f"{report.sent} requests in {time.monotonic() - start:.0f} s")
+    print(", ".join(f"{status or 'no answer'}: {count}" for status, count in sorted(report.statuses.items())))
+    print(f"slowest: {report.slowest[0]:.2f} s, {report.slowest[1]}")
+    for fault in report.faults:
+        print(f"FAULT {fault}")
+    sys.exit(bool(report.faults))
+
+
+if __name__ == "__main__":
+    main()
