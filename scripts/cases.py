@@ -84,7 +84,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             37,
             "A model whose config names a built-in renderer is rendered by that",
-            missing="There are no built-in renderers: the Jinja template of the model's file says the same.",
+            improved="The Jinja template of the model's file does what a renderer does; without one it is refused.",
         ),
     ),
     "Chat": (

@@ -18,6 +18,13 @@ _TOOL_RESULTS_JINJA = re.compile(
 )
 _TOOL_RESULTS_GO = re.compile(r'eq \.Role "tool"|tool_response|TOOL_RESULTS')
 _SPLIT_AT_THINK = re.compile(r"""content\.split\((['"])</think>\1\)""")
+_THOUGHTS = (  # Ollama looks for the first alone, as the others are of models whose parsers it knows by name
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>", "<channel|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis", "<|message|>"),
+)
 _GO_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _GO_TEXT = re.compile(r"""/\*.*?\*/|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
 _GO_FIELD = re.compile(r"\.([A-Za-z_]\w*)")
@@ -69,7 +76,7 @@ def of_metadata(metadata: Mapping[str, Any]) -> list[str]:
 def of_jinja(template: str) -> list[str]:
     """What a GGUF's chat template tells: `tools`, `thinking`."""
     found = ["tools"] if "tools" in template or "tool_call" in template else []
-    marked = "<think>" in template and "</think>" in template
+    marked = any(opening in template and closing in template for opening, closing in _THOUGHTS)
     # Some templates only strip earlier reasoning; these two marks are of ones that never produce any.
     split = _SPLIT_AT_THINK.search(template) and not re.search("reasoning_content|<SPECIAL_12>", template)
     return [*found, "thinking"] if marked or split else found

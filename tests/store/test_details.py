@@ -50,6 +50,8 @@ def test_human_counts(count: int, text: str) -> None:
         (SPLIT + "reasoning_content", "", ["completion"]),
         (SPLIT + "<SPECIAL_12>", "", ["completion"]),
         (TOOLS + THINK, "", ["tools", "thinking", "completion"]),
+        ("<|channel>thought <channel|>", "", ["thinking", "completion"]),
+        ("[THINK]{{ thought }}[/THINK]", "", ["thinking", "completion"]),
         ("", "{{ .Prompt }}", ["completion"]),
         ("", GO_TOOLS, ["completion", "tools"]),
         ("", "{{ .Prompt }}{{ .Suffix }}", ["completion", "insert"]),
