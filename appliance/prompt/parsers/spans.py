@@ -36,7 +36,8 @@ class Tags:
 class Calls:
     """How calls are written: the marker before them, what reads them, the marker behind them, and those within.
 
-    `end_thoughts`: models forget to close their thoughts before they call.
+    `end_thoughts`: models forget to close their thoughts before they call; `bare`: how a call itself begins, of models
+    that forget the marker before it.
     """
 
     opening: str
@@ -44,6 +45,7 @@ class Calls:
     closing: str = ""
     inner: Sequence[str] = ()
     end_thoughts: bool = False
+    bare: str = ""
 
 
 def between(
@@ -89,7 +91,8 @@ class Spans:
         self._thoughts = thoughts
         self._calls = calls if expected.tools else None
         self._functions = expected.functions
-        self._dropped = dropped
+        self._dropped = (*dropped, self._calls.closing) if self._calls and self._calls.bare else tuple(dropped)
+        self._opened = ""  # the marker before the call that is being read
         self._silent = expected.think is False
         opened = thoughts is not None and thoughts.open_at_end(expected.prompt)
         self._state = State.THOUGHTS if opened else State.ANSWER
@@ -164,7 +167,7 @@ class Spans:
             if begun is not None:
                 return begun
         if self._calls:
-            markers.append(self._calls.opening)
+            markers += filter(None, (self._calls.opening, self._calls.bare))
         before, marker, behind = cut(self._held, markers)
         self._say(before)
         self._held = behind
@@ -172,7 +175,9 @@ class Spans:
             return False
         self._mark()
         if self._calls and marker == self._calls.opening:
-            self._state = State.CALLS
+            self._state, self._opened = State.CALLS, marker
+        elif self._calls and marker == self._calls.bare:
+            self._state, self._opened, self._held = State.CALLS, "", marker + behind
         elif thoughts and marker == thoughts.opening:
             self._state, self._fresh = State.THOUGHTS, True
         return True
@@ -211,7 +216,7 @@ class Spans:
             return False
         self._pause = ""
         self._mark()
-        self._state = State.ANSWER if marker == self._thoughts.closing else State.CALLS
+        self._state, self._opened = (State.ANSWER if marker == self._thoughts.closing else State.CALLS), marker
         return True
 
     def _calling(self) -> bool:
@@ -236,7 +241,7 @@ class Spans:
         if taken:
             self._out += Parsed(tool_calls=tuple(taken[0]))
         else:
-            self._say(self._calls.opening + self._held)
+            self._say(self._opened + self._held)
 
     def _mark(self) -> None:
         """A marker ends here."""

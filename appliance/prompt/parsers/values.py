@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -12,6 +13,8 @@ from appliance.errors import OutputError
 Schema = Mapping[str, Any]
 
 SHOWN_CHARS = 200
+
+_STRUCTURE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 
 
 class Unfinished(OutputError):
@@ -73,20 +76,17 @@ def ends_in_string(text: str) -> bool:
 
 def object_end(text: str) -> int:
     """How many characters the JSON object or array has that `text` begins with, 0 if it does not end there."""
-    depth, inside, escaped = 0, False, False
-    for at, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif inside:
-            inside, escaped = character != '"', character == "\\"
-        elif character == '"':
-            inside = True
-        elif character in "{[":
-            depth += 1
-        elif character in "}]":
-            depth -= 1
-            if depth <= 0:
-                return at + 1
+    depth = 0
+    for found in _STRUCTURE.finditer(text):
+        match found[0]:
+            case "{" | "[":
+                depth += 1
+            case "}" | "]":
+                depth -= 1
+                if depth <= 0:
+                    return found.end()
+            case '"':  # of a string without an end
+                return 0
     return 0
 
 

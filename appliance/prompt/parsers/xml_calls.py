@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from appliance.prompt.parsers.base import Expected, OutputParser, ToolCall
@@ -64,8 +66,19 @@ def decode_pairs(text: str, functions: Functions) -> list[ToolCall]:
     return [ToolCall(name, found)]
 
 
-FUNCTIONS = between("<tool_call>", "</tool_call>", decode_functions)
-FUNCTIONS_IN_THOUGHTS = between("<tool_call>", "</tool_call>", decode_functions, end_thoughts=True)
+WRAPPED = between("<tool_call>", "</tool_call>", decode_functions, end_thoughts=True)
+
+
+def take_functions(text: str, functions: Functions) -> tuple[Sequence[ToolCall], int] | None:
+    """A function to its own end, where it comes first; else what is within the markers."""
+    end, closed = text.find("</function>"), text.find(WRAPPED.closing)
+    if text.startswith("<function=") and end >= 0 and (closed < 0 or end < closed):
+        end += len("</function>")
+        return decode_functions(text[:end], functions), end
+    return WRAPPED.take(text, functions)
+
+
+FUNCTIONS = replace(WRAPPED, take=take_functions, bare="<function=")
 PAIRS = between("<tool_call>", "</tool_call>", decode_pairs, end_thoughts=True)
 
 
@@ -76,7 +89,7 @@ def qwen3_coder(expected: Expected) -> OutputParser:
 
 def qwen3_5(expected: Expected) -> OutputParser:
     """Qwen3.5, Ornith and Nemotron 3 Nano."""
-    return Spans(expected, thoughts=THINK, calls=FUNCTIONS_IN_THOUGHTS)
+    return Spans(expected, thoughts=THINK, calls=FUNCTIONS)
 
 
 def glm(expected: Expected) -> OutputParser:

@@ -273,6 +273,17 @@ def test_parameters_keep_their_lines_and_may_lack_their_end() -> None:
     assert found.tool_calls == (call("weather", city="if a < b:\n    print('</b>')\n", days=3),)
 
 
+@pytest.mark.parametrize("family", ["qwen3-coder", "qwen3.5"])
+def test_functions_without_the_marker_before_them(family: str) -> None:
+    function = "<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>"
+    found = Parsed("I look.", tool_calls=(OSLO, OSLO))
+    assert said(family, f"I look.\n{function}\n</tool_call>\n{function}") == found
+    assert said(family, f"I look.<tool_call>{function}\n{function}</tool_call>") == found
+    broken = function.partition("lo\n")[0]
+    assert said(family, "I look. " + broken) == Parsed("I look. " + broken)
+    assert said(family, function, tools=()) == Parsed(function)
+
+
 def test_several_calls_in_one_block() -> None:
     two = f'{BEGIN}weather{SEP}{{"city": "Oslo"}}{END}\n{BEGIN}weather{SEP}{{"city": "Rome", "days": 3}}{END}'
     both = Parsed(tool_calls=(OSLO, ROME))
