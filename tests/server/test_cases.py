@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from tests.server.conftest import TINY
 from tests.server.daemon import Server, serving
+from tests.tiny_model import write_tiny_gguf
 
 FILL = "{{- if .Suffix }}<PRE> {{ .Prompt }} <SUF>{{ .Suffix }} <MID>\n{{- else }}{{ .Prompt }}\n{{- end }}"
 ROLES = "{{- range .Messages }}{{ .Role }}: {{ .Content }}\n{{ end }}"
@@ -154,6 +157,32 @@ def test_where_the_models_system_prompt_goes(tiny_server: Server, make: Make) ->
     answer = post(tiny_server, "chat", model=model, messages=[hello], stream=False, options=SHORT).json()
     assert answer["message"]["role"] == "assistant"
     assert all(answer[figure] > 0 for figure in FIGURES)
+
+
+@pytest.mark.spec(18)
+@pytest.mark.parametrize(("family", "kept"), [("qwen3", ""), ("llama", "<think>2 and 2</think>")])
+def test_whose_thoughts_are_cut_out(tiny_server: Server, make: Make, family: str, kept: str) -> None:
+    model = make(template=ROLES, info={"model_family": family})
+    turns = [said("user", "2+2?"), said("assistant", "<think>2 and 2</think>4"), said("user", "And?")]
+    rendered = prompt_of(tiny_server, "chat", model=model, messages=turns)
+    assert rendered == f"user: 2+2?\nassistant: {kept}4\nuser: And?\n"
+
+
+@pytest.mark.spec(111)
+@pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
+def test_quantising_on_the_command_line(tiny_server: Server, tmp_path: Path, level: str) -> None:
+    gguf = write_tiny_gguf(tmp_path / "f16.gguf", tensor_type="F16", metadata={"general.file_type": 1})
+    (tmp_path / "Modelfile").write_text(f"FROM {gguf}\nPARAMETER num_predict 3\n")
+    create = [sys.executable, "-m", "appliance", "create", "smaller", "-f", tmp_path / "Modelfile", "-q", level.lower()]
+    run = subprocess.run(create, env=tiny_server.environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    try:
+        shown = post(tiny_server, "show", model="smaller").json()
+        assert shown["details"]["quantization_level"] == level
+        answer = post(tiny_server, "generate", model="smaller", prompt="hello", stream=False).json()
+        assert (answer["done"], answer["eval_count"]) == (True, 3)
+    finally:
+        tiny_server.client.request("DELETE", "/api/delete", json={"model": "smaller"})
 
 
 @pytest.mark.spec(62)
