@@ -70,8 +70,7 @@ def compare_vectors(graph: Path, source: Path, beat: Callable[[], None] = lambda
     tokenizer = Tokenizer.from_file(str(graph.parent / TOKENIZER))
     tokenizer.no_padding()
     tokenizer.enable_truncation(read_description(graph.parent).context_length)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = _options()
     own, other = (ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (graph, source))
     ranks = "token_type_ids" in {value.name for value in own.get_inputs()}
     lines = [line for line in TEXT.read_text(encoding="utf-8").splitlines() if line]
@@ -188,13 +187,20 @@ def _windows(folder: Path, most: int | None = MOST_WINDOWS) -> list[list[int]]:
     return [window for window in windows if len(window) > 1]
 
 
+def _options() -> ort.SessionOptions:
+    """As the engine has them, where they change results."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 class _Graph:
     """A graph of a bundle, run on one sequence."""
 
     def __init__(self, model: Path | bytes, capacity: int, weights: Path | None = None) -> None:
         """`weights` is the folder of the weights file of a model that is no file."""
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options = _options()
         if weights:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -18,6 +18,7 @@ class Decoder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.x64quantprecision", "1")
         self.session = ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
         bundle = read_description(folder)
         self.rows, self.capacity = rows, capacity
