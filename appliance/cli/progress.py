@@ -48,14 +48,15 @@ class Statuses:
                 self._begin(status, total)
             task = self._tasks[status]
             if task is not None:
-                self._bars.update(task, completed=completed, total=total or None, in_bytes=in_bytes)
+                known = total > 0
+                self._bars.update(task, completed=completed, total=total or None, known=known, in_bytes=in_bytes)
 
     def _begin(self, status: str, total: int) -> None:
         self._finish(self._open)
         self._open = "" if total else status
         self._tasks[status] = None
         if self._console.is_terminal:
-            self._tasks[status] = self._bars.add_task(status, total=total or None, in_bytes=False)
+            self._tasks[status] = self._bars.add_task(status, total=total or None, known=total > 0, in_bytes=False)
         else:
             self._console.print(status, markup=False, highlight=False, soft_wrap=True)
 
@@ -67,26 +68,35 @@ class Statuses:
 
 
 def _bars(console: Console) -> Progress:
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+    from rich.progress_bar import ProgressBar
     from rich.table import Column
     from rich.text import Text
 
+    class Bar(BarColumn):
+        """Of statuses that know their total."""
+
+        def render(self, task: Task) -> ProgressBar:
+            bar = super().render(task)
+            return bar if task.fields["known"] else ProgressBar(total=0, completed=0, width=0)
+
     class Amount(ProgressColumn):
-        """Bytes done and in all, how fast they come and how long they will."""
+        """The percentage; of bytes also how many, and how fast they come."""
 
         def render(self, task: Task) -> Text:
-            if not task.fields["in_bytes"] or task.total is None:
+            if not task.fields["known"] or task.total is None:
                 return Text()
-            amount = f"{human_bytes(int(task.completed))}/{human_bytes(int(task.total))}"
-            if not task.finished and task.speed:
-                amount += f" {human_bytes(int(task.speed))}/s"
+            amount = f"{task.percentage:>3.0f}%"
+            if task.fields["in_bytes"]:
+                amount += f" {human_bytes(int(task.completed))}/{human_bytes(int(task.total))}"
+                if not task.finished and task.speed:
+                    amount += f" {human_bytes(int(task.speed))}/s"
             return Text(amount, "progress.download")
 
     return Progress(
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
+        Bar(bar_width=20),
         Amount(),
         console=console,
         expand=True,

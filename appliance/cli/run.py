@@ -106,13 +106,17 @@ def _talk(session: Session) -> None:
 def _facts(session: Session, insecure: bool) -> dict[str, Any]:
     """The model's /api/show answer; the model is pulled if it is missing."""
     from appliance.cli.client import RequestFailed
+    from appliance.cli.progress import Statuses
 
     try:
         return session.show()
     except RequestFailed as error:
         if error.status != 404:
             raise
-        raise
+    with Statuses() as statuses:
+        for event in session.client.stream("/api/pull", {"model": session.model, "insecure": insecure}):
+            statuses.show(event.get("status", ""), event.get("completed", 0), event.get("total", 0), in_bytes=True)
+    return session.show()
 
 
 def _piped() -> str:

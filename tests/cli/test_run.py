@@ -55,7 +55,13 @@ def test_forever_is_sent_as_a_negative_number(model: Server, appliance: Run, pip
 def test_a_missing_model(server: Server, appliance: Run, piped: Callable[[str], None]) -> None:
     piped("")
     server.says("POST", "/api/show", {"error": "model 'm:latest' not found"}, status=404)
-    assert appliance("run", "m", "Hi") == Outcome(1, "", "Error: model 'm:latest' not found\n")
+    server.says("POST", "/api/pull", {"status": "pulling manifest"}, {"error": "file does not exist"})
+    assert appliance("run", "m", "Hi") == Outcome(1, "", "pulling manifest\nError: file does not exist\n")
+    assert server.asked("/api/pull") == [{"model": "m", "insecure": False}]
+    server.says("POST", "/api/pull", {"status": "pulling manifest"}, {"status": "success"})
+    appliance("run", "m", "Hi", "--insecure")
+    assert server.asked("/api/pull")[-1] == {"model": "m", "insecure": True}
+    assert [path for _, path, _ in server.requests][-2:] == ["/api/pull", "/api/show"]  # and goes on with the model
 
 
 def test_an_error_in_the_middle_of_an_answer(server: Server, appliance: Run, piped: Callable[[str], None]) -> None:
