@@ -22,6 +22,7 @@ from appliance.core import (
     Ranking,
     Reply,
     RerankRequest,
+    TransferRequest,
 )
 
 
@@ -70,6 +71,12 @@ class InferenceService(Protocol):
 
     def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
         """Make a model; the last progress is `success`."""
+
+    def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Fetch a model from a registry; the last progress is `success`."""
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Send a model to a registry; the last progress is `success`."""
 
     async def has_blob(self, digest: str) -> bool:
         """Whether the blob is in the store."""

@@ -290,6 +290,21 @@ class Settings:
         _integer(0),
         "Most disk space of each model for beginnings that many prompts share, to survive a restart; 0 keeps none",
     )
+    offline: bool = _setting(
+        False, "APPLIANCE_OFFLINE", parse_bool, "Neither pull nor push: never connect to another machine"
+    )
+    ca_file: Path | None = _setting(  # noqa: RUF009
+        None,
+        "SSL_CERT_FILE",
+        _path,
+        "Certificates (PEM) that registries are trusted by, instead of the system's: for a private authority",
+    )
+    registry_auth_file: Path = _setting(  # noqa: RUF009
+        Path("~/.config/edge-appliance/auth.json"),
+        "REGISTRY_AUTH_FILE",
+        _path,
+        "Names and passwords for registries, in the form of Podman's and Docker's auth.json; its owner's alone (0600)",
+    )
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def origin_of(self, name: str) -> str:
@@ -315,7 +330,9 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str], config_f
     missing (when named), unreadable, or has an unknown key, and for a bad value in it or in a flag; logs a
     warning for a bad value in the environment.
     """
-    values: dict[str, Any] = {"models": _path("~/.ollama/models")}
+    values: dict[str, Any] = {
+        each.name: each.default.expanduser() for each in setting_fields() if isinstance(each.default, Path)
+    }
     origin: dict[str, str] = {}
     for name, value, source in (
         *_from_file(config_file, environ),

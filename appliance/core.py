@@ -269,12 +269,20 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of a create stream."""
+    """One line of a stream of create, pull or push."""
 
     status: str
     digest: str = ""
     total: int = 0
     completed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """A model to pull or to push. `insecure` speaks http."""
+
+    model: str
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)

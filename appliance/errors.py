@@ -27,6 +27,7 @@
     ├── ServerBusy                .limit, .retry_after_s
     ├── NotEnoughMemory           .needed, .available (bytes)
     ├── NotEnoughDisk             .needed, .available, .floor (bytes)
+    ├── RegistryError             a registry refused, misbehaved, or could not be reached
     ├── RequestCancelled
     ├── OutputError               the model's markup cannot be read
     └── EngineStopped             the engine thread died or was closed
@@ -201,6 +202,10 @@ class NotEnoughDisk(ApplianceError):
         self.needed = needed
         self.available = available
         self.floor = floor
+
+
+class RegistryError(ApplianceError):
+    """A registry refused, misbehaved, or could not be reached."""
 
 
 class RequestCancelled(ApplianceError):

@@ -10,6 +10,7 @@ from appliance.choice import KV_BYTES, preferred
 from appliance.config import Settings
 from appliance.conversion import run_inspection
 from appliance.core import Inspection, RecipeCost
+from appliance.errors import ConversionFailed, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens
 from appliance.store.footprint import Footprint
@@ -52,6 +53,25 @@ async def inspect(settings: Settings, source: Path, adapter: Path | None = None)
     Raises ModelFileError for what is no model at all, ConversionFailed when the process breaks down.
     """
     return judge(settings, await run_inspection(source, adapter))
+
+
+async def advice(settings: Settings, source: Path) -> str:
+    """What whoever fetches this GGUF file should know; "" if it will run. The file may end after its header."""
+    try:
+        verdict = await inspect(settings, source)
+    except ModelFileError as error:
+        return f"warning: this model can be kept but not run here: {error}"
+    except ConversionFailed:  # which is logged
+        return ""
+    if not verdict.recipe:
+        return f"warning: this model can be kept but not run here: {verdict.reason}"
+    if not verdict.fits_here:
+        needed = verdict.fits[verdict.recipe].serving_bytes
+        return (
+            f"warning: this model needs {needed / 2**30:.1f} GiB of memory here, "
+            f"and models may take {verdict.budget_bytes / 2**30:.1f} GiB"
+        )
+    return ""
 
 
 def judge(settings: Settings, found: Inspection) -> Verdict:

@@ -37,15 +37,18 @@ from appliance.core import (
     Ranking,
     Reply,
     RerankRequest,
+    TransferRequest,
 )
 from appliance.embedding import embed, embedder, rerank, reranker
 from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotFound, NoEmbeddings, Unsupported
 from appliance.families import PARSERS
 from appliance.formatted import formatted
 from appliance.generation import Prompt, Stopwatch, generate
+from appliance.inspection import advice
 from appliance.manager import Manager
 from appliance.parsing import parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
+from appliance.registry.exchange import Exchange
 from appliance.runner import DecoderRunner, Runner
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
@@ -78,10 +81,12 @@ class Service:
         self._store = store
         self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
+        self._exchange = Exchange(settings, store, OLLAMA_API_VERSION)
 
     async def close(self) -> None:
         """End what runs and unload every model."""
         await self._manager.close()
+        await self._exchange.close()
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation. Closing the generator cancels it."""
@@ -228,6 +233,14 @@ class Service:
                 yield draft.conversion(progress)
         async for step in stepped(creation.commit(self._store, draft)):
             yield step
+
+    def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Fetch a model from its registry. Closing the generator leaves what has come for the next time."""
+        return self._exchange.pull(request, partial(advice, self._settings))
+
+    def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Send a model to the registry that its name says. Closing the generator ends it."""
+        return self._exchange.push(request)
 
     async def _convert_adapter(self, draft: creation.Draft) -> None:
         """Make a layer of the draft's files of PEFT's."""

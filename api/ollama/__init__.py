@@ -10,6 +10,7 @@ from api.ollama.inference import chat, generate
 from api.ollama.models import copy, ps, remove, show, tags
 from api.ollama.rerank import rerank
 from api.ollama.server import root, version
+from api.ollama.transfer import pull, push
 
 ROUTES = (
     root,
@@ -26,6 +27,8 @@ ROUTES = (
     copy,
     remove,
     create,
+    pull,
+    push,
     probe,
     upload,
     web_search,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 from litestar import Request, Response, post
 from litestar.params import JSONBody
 
-from api import streaming
-from api.encode import JSON_PLAIN, JSONResponse
+from api.encode import JSON_PLAIN
 from api.errors import ErrorResponse, error_response
 from api.ollama import wire
 from api.ollama.inference import message
+from api.ollama.progress import answer
 from api.ollama.routes import ERRORS, StreamedOperation
 from api.requests import GoJSON
 from api.service import Injected
@@ -47,16 +46,7 @@ def on_error(_: Request[Any, Any, Any], error: ApplianceError) -> Response[Error
 )
 async def create(data: JSONBody[wire.CreateRequest], service: Injected) -> Response[wire.ProgressResponse]:
     """Make a model from an installed one or from uploaded files."""
-    progress = service.create(request(data))
-    if data.stream is not False:
-        return streaming.lines(progress, event)
-
-    async def last() -> Response[wire.ProgressResponse]:
-        async with aclosing(progress):
-            events = [each async for each in progress]
-        return JSONResponse(event(events[-1]), status_code=200, media_type=JSON_PLAIN)
-
-    return streaming.whole(last)
+    return answer(service.create(request(data)), data.stream)
 
 
 def request(data: wire.CreateRequest) -> core.CreateRequest:
@@ -83,11 +73,4 @@ def request(data: wire.CreateRequest) -> core.CreateRequest:
         parser=data.parser,
         requires=data.requires,
         info=data.info,
-    )
-
-
-def event(progress: core.Progress) -> wire.ProgressResponse:
-    """A line of the stream."""
-    return wire.ProgressResponse(
-        status=progress.status, digest=progress.digest, total=progress.total, completed=progress.completed
     )

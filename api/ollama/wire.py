@@ -349,6 +349,21 @@ class CreateRequest(Wire):
     stream: bool | None = None
 
 
+class PullRequest(Wire):
+    """POST /api/pull."""
+
+    model: str
+    name: OldName = ""
+    insecure: bool = False
+    username: Annotated[str, Meta(description="Ignored")] = ""
+    password: Annotated[str, Meta(description="Ignored")] = ""
+    stream: bool | None = None
+
+
+class PushRequest(PullRequest):
+    """POST /api/push."""
+
+
 class ProgressResponse(Wire):
     """A line of a progress stream, or its last."""
 

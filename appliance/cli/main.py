@@ -16,7 +16,7 @@ from appliance.cli.absent import REASONS, absent
 from appliance.errors import ApplianceError
 
 PANELS = {
-    "Models": ("run", "list", "show", "create", "cp", "rm"),
+    "Models": ("run", "list", "show", "create", "pull", "push", "cp", "rm"),
     "Server": ("serve", "ps", "stop", "doctor"),
     "Files": ("inspect", "convert"),
     "Shell": ("completion", "help"),

@@ -23,6 +23,7 @@ def command(config: Path | None, **flags: Any) -> None:
     Every flag can also be set in config.toml or by an environment variable.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, and those of downloads may be secrets
     settings = load_settings(flags, os.environ, config)
     if settings.debug:
         logging.getLogger("appliance").setLevel(logging.DEBUG)

@@ -130,7 +130,7 @@ class Store:
                 self.manifests.delete(name)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ModelNotFound(f"model '{reference}' not found") from error
-            self._remove_unused(freed)
+            self.remove_unused(freed)
 
     def _named(self, text: str, complaint: str) -> ModelName:
         try:
@@ -150,11 +150,25 @@ class Store:
             described = Layer(CONFIG_TYPE, digest_of(config), len(config))
             self._put(self.fold(name), encode_manifest(Manifest(described, tuple(layers))))
 
+    def install(self, name: ModelName, raw: bytes) -> set[str]:
+        """Put a manifest from elsewhere in place, byte for byte; returns what only the one before it may have used.
+
+        Raises BlobNotFound if a blob is missing, CorruptManifest, NotEnoughDisk; then nothing has changed.
+        """
+        with self._lock:
+            needed = _needed(manifest := parse_manifest(raw, name.short))
+            for layer in manifest.parts:
+                self.blobs.existing(layer.digest)
+            name = self.fold(name)
+            freed = self._digests(name) - needed
+            self.manifests.write(name, raw)
+            return set() if self.noprune else freed
+
     def _put(self, name: ModelName, raw: bytes) -> None:
         freed = self._digests(name)
         self.manifests.write(name, raw)
         if not self.noprune:
-            self._remove_unused(freed)
+            self.remove_unused(freed)
 
     def _digests(self, name: ModelName) -> set[str]:
         """The blobs of an installed model, and what names its bundles; none if it is not there or damaged."""
@@ -191,14 +205,16 @@ class Store:
         with self._lock:
             prune.prune(self)
 
-    def _remove_unused(self, digests: set[str]) -> None:
-        try:
-            unused = digests - self.used_digests()
-        except CorruptManifest as error:
-            log.warning("%s; blobs are kept", error)
-            return
-        for digest in unused:
-            self.remove_blob(digest)
+    def remove_unused(self, digests: set[str]) -> None:
+        """Delete those of these blobs that nothing uses."""
+        with self._lock:
+            try:
+                unused = digests - self.used_digests()
+            except CorruptManifest as error:
+                log.warning("%s; blobs are kept", error)
+                return
+            for digest in unused:
+                self.remove_blob(digest)
 
     def remove_blob(self, digest: str) -> None:
         """Delete a blob and the bundles made of it, or only bundles where several blobs have one digest together."""

@@ -99,6 +99,12 @@ class FakeService:
     def create(self, request: core.CreateRequest) -> AsyncGenerator[core.Progress, None]:
         return self._play(request)
 
+    def pull(self, request: core.TransferRequest) -> AsyncGenerator[core.Progress, None]:
+        return self._play(request)
+
+    def push(self, request: core.TransferRequest) -> AsyncGenerator[core.Progress, None]:
+        return self._play(request)
+
     async def embed(self, request: core.EmbedRequest) -> core.Embeddings:
         async for _ in self._play(request):
             pass

@@ -241,6 +241,8 @@ def test_openapi(client: Client) -> None:
         "/api/experimental/web_search",
         "/api/generate",
         "/api/ps",
+        "/api/pull",
+        "/api/push",
         "/api/rerank",
         "/api/show",
         "/api/stats",
