@@ -25,6 +25,7 @@ LIMIT_S = 60.0
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 CARE_EVERY = 50
 ENVIRONMENT = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_LOADED_MODELS": "2", "APPLIANCE_THREADS": "1"}
+ENVIRONMENT["APPLIANCE_OFFLINE"] = "1"  # made-up names are asked of no registry
 SHORT = {"num_predict": 4, "num_ctx": 128}
 
 
