@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from appliance.cli.formats import human_bytes
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, Task, TaskID
 
 
@@ -69,16 +69,16 @@ class Statuses:
 
 def _bars(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-    from rich.progress_bar import ProgressBar
     from rich.table import Column
     from rich.text import Text
 
-    class Bar(BarColumn):
+    bar = BarColumn(bar_width=20)
+
+    class Bar(ProgressColumn):
         """Of statuses that know their total."""
 
-        def render(self, task: Task) -> ProgressBar:
-            bar = super().render(task)
-            return bar if task.fields["known"] else ProgressBar(total=0, completed=0, width=0)
+        def render(self, task: Task) -> RenderableType:
+            return bar.render(task) if task.fields["known"] else Text()
 
     class Amount(ProgressColumn):
         """The percentage; of bytes also how many, and how fast they come."""
@@ -96,7 +96,7 @@ def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-        Bar(bar_width=20),
+        Bar(),
         Amount(),
         console=console,
         expand=True,

@@ -39,6 +39,7 @@ def test_bars_of_several_at_a_time_on_a_terminal() -> None:
     *_, last = (frame for frame in re.split(r"\x1b\[\d*A", out.getvalue()) if "bbbb" in frame)
     lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", last).splitlines() if "pulling" in line]
     assert [line.split()[1] for line in lines] == ["manifest", "aaaa", "bbbb"]
+    assert "━" not in lines[0]
     assert "1.3 GB/1.3 GB" in lines[1]  # what is over when all is over is shown whole
     assert "100%" in lines[2]
 
