@@ -16,6 +16,7 @@ from tests.registry.conftest import Transfers
 from tests.registry.fake import FakeRegistry
 
 
+@pytest.mark.spec(77)
 @pytest.mark.parametrize(
     ("header", "scheme", "parameters"),
     [
@@ -47,6 +48,7 @@ def test_the_token_servers_address() -> None:
     assert [len(base64.urlsafe_b64decode(nonce + "==")) for nonce in nonces] == [16, 16]
 
 
+@pytest.mark.spec(77)
 @pytest.mark.parametrize(
     ("realm", "message"),
     [
@@ -125,6 +127,7 @@ def test_a_file_of_another_form(transfers: Transfers, registry: FakeRegistry) ->
         transfers.pull(f"{registry.host}/lib/m")
 
 
+@pytest.mark.spec(77)
 def test_a_signature_as_ollama_makes_it(transfers: Transfers, registry: FakeRegistry) -> None:
     pytest.importorskip("cryptography")
     from cryptography.hazmat.primitives.serialization import load_ssh_public_key

@@ -47,6 +47,7 @@ def assert_pulled(store: Store, registry: FakeRegistry, model: str = "lib/m") ->
     assert all(store.blobs.read(digest) == registry.blobs[digest] for digest in digests)
 
 
+@pytest.mark.spec(77)
 def test_what_a_pull_says(transfers: Transfers, registry: FakeRegistry) -> None:
     registry.add("lib/m", config=CONFIG, model=WEIGHTS, system=b"s")
     progress = transfers.pull(name(registry))
@@ -132,6 +133,7 @@ def test_broken_connections(transfers: Transfers, registry: FakeRegistry) -> Non
     assert set(registry.sent.values()) == {1}
 
 
+@pytest.mark.spec(78)
 def test_a_stalled_part_is_asked_for_again(
     transfers: Transfers, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_changed_byte_costs_one_part_more(transfers: Transfers, registry: Fake
     assert max(registry.sent.values()) == 2
 
 
+@pytest.mark.spec(77)
 def test_another_content_is_refused_and_thrown_away(transfers: Transfers, registry: FakeRegistry) -> None:
     registry.add("lib/m", model=WEIGHTS)
     other = bytes(len(WEIGHTS))
@@ -194,6 +197,7 @@ def interrupted(transfers: Transfers, registry: FakeRegistry) -> None:
     registry.pause_s = 0
 
 
+@pytest.mark.spec(78)
 def test_who_leaves_can_go_on_later(transfers: Transfers, registry: FakeRegistry) -> None:
     registry.add("lib/m", model=WEIGHTS)
     interrupted(transfers, registry)
@@ -221,6 +225,7 @@ def test_what_the_disk_lost_is_fetched_again(transfers: Transfers, registry: Fak
     assert len(twice) < len(WEIGHTS)
 
 
+@pytest.mark.spec(78)
 def test_a_download_that_ollama_began(transfers: Transfers, registry: FakeRegistry) -> None:
     registry.add("lib/m", model=WEIGHTS)
     partial = transfers.store.blobs.folder / f"sha256-{DIGEST[7:]}-partial"
