@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
 from typing import Any, Protocol
 
 from litestar.di import NamedDependency
@@ -24,6 +24,21 @@ from appliance.core import (
     RerankRequest,
     TransferRequest,
 )
+from appliance.upkeep import DiskUsage, Pruned, Verified
+
+
+class Caretaker(Protocol):
+    """Looks after the store. Every method blocks, and raises classes of appliance.errors."""
+
+    def disk_usage(self) -> DiskUsage:
+        """What the store takes, and what is left of the disk."""
+
+    def prune(self, dry_run: bool) -> Pruned:
+        """Remove what nothing uses, or only list it."""
+
+    def verify(self, *, remove: bool, dry_run: bool) -> Generator[Progress, None, Verified]:
+        """Compare all that is in the store with what was put there; with `remove`, what is damaged goes,
+        or with `dry_run` counts as removed."""
 
 
 class InferenceService(Protocol):
@@ -36,6 +51,10 @@ class InferenceService(Protocol):
     @property
     def cloud_switch(self) -> str:
         """Where a cloud was switched off, in the words of /api/status."""
+
+    @property
+    def caretaker(self) -> Caretaker:
+        """Who looks after the store."""
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation."""

@@ -15,7 +15,7 @@ from litestar import Request, Response
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from api.encode import NDJSON, JSONResponse, encode
+from api.encode import JSON_PLAIN, NDJSON, JSONResponse, encode
 from api.errors import ErrorResponse, text_of
 from appliance.errors import RequestCancelled
 
@@ -120,6 +120,20 @@ def lines(
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return RacedResponse(answer)
+
+
+def progress(events: AsyncGenerator[E, None], to_json: Callable[[E], T], *, stream: bool) -> RacedResponse[T]:
+    """Each event as a line, or only the last one, whole. There is at least one."""
+    if stream:
+        return lines(events, to_json)
+
+    async def last() -> Response[T]:
+        async with aclosing(events):
+            async for event in events:
+                latest = event
+        return JSONResponse(to_json(latest), status_code=200, media_type=JSON_PLAIN)
+
+    return whole(last)
 
 
 def _head() -> Any:

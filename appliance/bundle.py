@@ -21,6 +21,8 @@ BATCH = "batch.onnx"  # a second graph over the same KV cache and weights file, 
 WEIGHTS = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+CHECKSUMS = "SHA256SUMS"  # of all its files, as sha256sum writes and checks them; bundles of old versions have none
+PREFIXES = "prefixes"  # a folder that the engine keeps in there: beginnings of prompts
 
 DECODER_RECIPES = ("exact", "compact", "int8-rotated", "q4", "fp32")
 ENCODER_RECIPES = ("int8", "exact", "fp32")

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from appliance import options
+from appliance.caretaker import Caretaker
 from appliance.choice import bundle_facts, choose, shortage
 from appliance.cloud import CloudSwitch
 from appliance.config import Settings
@@ -50,6 +51,7 @@ from appliance.parsing import parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
 from appliance.registry.exchange import Exchange
 from appliance.runner import DecoderRunner, Runner
+from appliance.stepping import stepped
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.names import is_cloud
@@ -82,6 +84,7 @@ class Service:
         self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
         self._exchange = Exchange(settings, store, OLLAMA_API_VERSION)
+        self.caretaker = Caretaker(store, self._manager.choice, lambda: {each.folder for each in self._manager.runners})
 
     async def close(self) -> None:
         """End what runs and unload every model."""
@@ -378,19 +381,3 @@ def schema_of(wanted: Any) -> Mapping[str, Any] | None:
         return wanted
     quoted = json.dumps(json.dumps(wanted, ensure_ascii=False), ensure_ascii=False)
     raise InvalidOption(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
-
-
-async def stepped(generator: Generator[Progress, None, creation.Draft | None]) -> AsyncGenerator[Any, None]:
-    """Run a blocking generator in threads, step by step; what it returns comes last, unless None."""
-
-    def advance() -> tuple[bool, Any]:
-        try:
-            return False, next(generator)
-        except StopIteration as end:
-            return True, end.value
-
-    ended = False
-    while not ended:
-        ended, step = await asyncio.to_thread(advance)
-        if step is not None:
-            yield step

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from appliance.bundle import CHECKSUMS
 from appliance.errors import ConversionFailed
 from appliance.store.disk import Space
 
@@ -29,6 +31,7 @@ def whole_or_not(folder: Path, size: int, floor: int = 0) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
+            write_checksums(partial)
             for path in partial.iterdir():
                 _sync(path)
             _sync(partial)
@@ -37,6 +40,15 @@ def whole_or_not(folder: Path, size: int, floor: int = 0) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def write_checksums(folder: Path) -> None:
+    """Note the digests of all files, in the form of sha256sum."""
+    lines = []
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n")
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def _remove_dead_partials(folder: Path) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
-from litestar import Response
 
 from api import streaming
-from api.encode import JSON_PLAIN, JSONResponse
 from api.ollama import wire
 from appliance import core
 
@@ -17,17 +13,7 @@ def answer(
     progress: AsyncGenerator[core.Progress, None], stream: bool | None
 ) -> streaming.RacedResponse[wire.ProgressResponse]:
     """Every event as a line, or the last one alone where no stream is wanted."""
-    if stream is not False:
-        return streaming.lines(progress, event)
-
-    async def last() -> Response[wire.ProgressResponse]:
-        latest = core.Progress("")
-        async with aclosing(progress):
-            async for each in progress:
-                latest = each
-        return JSONResponse(event(latest), status_code=200, media_type=JSON_PLAIN)
-
-    return streaming.whole(last)
+    return streaming.progress(progress, event, stream=stream is not False)
 
 
 def event(progress: core.Progress) -> wire.ProgressResponse:

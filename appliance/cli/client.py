@@ -28,7 +28,7 @@ class Unreachable(ApplianceError):
     """No server answers at `url`; `reason` is what the network says."""
 
     def __init__(self, url: str, reason: str) -> None:
-        if _is_here(url) and "refused" in reason:
+        if is_here(url) and "refused" in reason:
             start = "systemctl start appliance" if any(map(Path.exists, UNITS)) else "appliance serve"
             super().__init__(f"could not connect to appliance server at {url}, run '{start}' to start it")
         else:
@@ -185,7 +185,8 @@ def _broken_off(error: Exception) -> RequestFailed:
     return RequestFailed(f"the server's answer broke off: {error or type(error).__name__}", 200)
 
 
-def _is_here(url: str) -> bool:
+def is_here(url: str) -> bool:
+    """Whether a URL names this machine by a loopback address."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle import BATCH, DESCRIPTION, MODEL, WEIGHTS
+from appliance.bundle import BATCH, DESCRIPTION, MODEL, PREFIXES, WEIGHTS
 from appliance.engine.backend import SavedPrefix
 from appliance.engine.slots import common_prefix
 from appliance.errors import NotEnoughDisk
@@ -41,7 +41,6 @@ from appliance.store.disk import Space, sync_folder
 
 log = logging.getLogger(__name__)
 
-FOLDER = "prefixes"
 SUFFIX = ".prefix"
 PARTIAL = ".partial"
 FORMAT_VERSION = 1
@@ -101,7 +100,7 @@ class SnapshotFolder:
     def __init__(self, bundle: Path, provider: str, limit_bytes: int, floor: int = 0) -> None:
         self.limit_bytes = limit_bytes
         self._space = Space(bundle, floor)
-        self._folder = bundle / FOLDER
+        self._folder = bundle / PREFIXES
         self._fingerprint = fingerprint(bundle, provider)
         self._written: set[tuple[int, ...]] = set()
         self._writing = False
@@ -238,9 +237,9 @@ def open_folder(bundle: Path, provider: str, limit_bytes: int, floor: int = 0) -
         except OSError as error:
             log.warning("beginnings of prompts cannot be kept on disk: %s", error)
             return None
-    if (bundle / FOLDER).exists():
+    if (bundle / PREFIXES).exists():
         log.info("removed the beginnings of prompts on disk: they are to be kept no more")
-        _delete(bundle / FOLDER)
+        _delete(bundle / PREFIXES)
     return None
 
 

@@ -21,6 +21,7 @@ import psutil
 from appliance.errors import NotEnoughDisk
 
 _PARTIAL = re.compile(r"\.partial-([0-9]{1,9})$")
+_DOWNLOAD = re.compile(r"sha256-(?![0-9a-fA-F]{64}$).+")
 _CLOCK_SLACK_S = 1.0  # process start times are coarser than file times
 
 
@@ -56,6 +57,16 @@ class Space:
 def partial_path(folder: Path, stem: str) -> Path:
     """A fresh name in `folder` for something this process writes."""
     return folder / f"{stem}{secrets.token_hex(8)}.partial-{os.getpid()}"
+
+
+def is_partial(path: Path) -> bool:
+    """Whether this is something in the making: what some process writes or wrote, or a download, ours or Ollama's."""
+    return bool(_PARTIAL.search(path.name)) or is_download(path)
+
+
+def is_download(path: Path) -> bool:
+    """Whether this is part of a blob that is not all there, or a note of what is."""
+    return bool(_DOWNLOAD.fullmatch(path.name))
 
 
 def abandoned(path: Path) -> bool:

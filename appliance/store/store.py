@@ -9,6 +9,7 @@ Reading needs no lock: everything appears and vanishes by a rename. Changes take
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -198,11 +199,21 @@ class Store:
                 used |= _needed(parse_manifest(self.manifests.read(name), name.short))
             except FileNotFoundError:
                 continue
-        return used.union(*(user.digests for user in self._users))
+        return used | self.digests_in_the_making()
+
+    def digests_in_the_making(self) -> set[str]:
+        """What is protected, whether or not a manifest needs it."""
+        return {digest for user in list(self._users) for digest in user.digests}
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Nobody else changes the store meanwhile."""
+        with self._lock:
+            yield
 
     def prune(self) -> None:
         """Clear away what nothing uses; see prune.py."""
-        with self._lock:
+        with self.unchanged():
             prune.prune(self)
 
     def remove_unused(self, digests: set[str]) -> None:

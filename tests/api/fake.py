@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from appliance import core
+from appliance import core, upkeep
 
 HANG = "hang"  # in a script: wait until cancelled
 BLOB = "sha256:" + "0" * 64
@@ -50,7 +50,32 @@ EMBEDDINGS = core.Embeddings(
     np.array([[0.6, 0.8], [1, 0]], np.float32), prompt_tokens=7, total_ns=312000000, load_ns=15000000
 )
 RANKING = core.Ranking((core.Ranked(1, 0.75), core.Ranked(0, 0.25)), prompt_tokens=21)
+USAGE = upkeep.DiskUsage((), 0, 0, 0, 0, 0, disk=100, free=50, floor=10)
+NOTHING_PRUNED = upkeep.Pruned(())
+NOTHING_WRONG = upkeep.Verified(0, 0, 0, ())
 FINISHED = core.Reply(done=True, done_reason=core.DoneReason.STOP, metrics=METRICS)
+
+
+@dataclass
+class FakeCaretaker:
+    """Answers what it is given; remembers whether it was asked to change something."""
+
+    usage: upkeep.DiskUsage = USAGE
+    pruned: upkeep.Pruned = NOTHING_PRUNED
+    verified: upkeep.Verified = NOTHING_WRONG
+    calls: list[Any] = field(default_factory=list)
+
+    def disk_usage(self) -> upkeep.DiskUsage:
+        return self.usage
+
+    def prune(self, dry_run: bool) -> upkeep.Pruned:
+        self.calls.append(("prune", dry_run))
+        return self.pruned
+
+    def verify(self, *, remove: bool, dry_run: bool) -> Generator[core.Progress, None, upkeep.Verified]:
+        self.calls.append(("verify", remove, dry_run))
+        yield core.Progress("verifying", "sha256:x", 10, 5)
+        return self.verified
 
 
 @dataclass
@@ -72,6 +97,7 @@ class FakeService:
     ended: threading.Event = field(default_factory=threading.Event)
     cancelled: bool = False
     uploaded: bytes = b""
+    caretaker: FakeCaretaker = field(default_factory=FakeCaretaker)
 
     async def _play(self, request: Any) -> AsyncGenerator[Any, None]:
         self.calls.append(request)

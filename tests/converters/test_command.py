@@ -27,7 +27,7 @@ from converters.gguf_source import READABLE
 from converters.weights import WeightsFile
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_gguf
 
-FILES = {"model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "bundle.json"}
+FILES = {"model.onnx", "model.onnx.data", "tokenizer.json", "chat_template.jinja", "bundle.json", "SHA256SUMS"}
 
 
 @pytest.fixture

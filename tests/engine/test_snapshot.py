@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from appliance.bundle import PREFIXES
 from appliance.core import Usage
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
-from appliance.engine.snapshot import FOLDER, MIN_PINNED_TOKENS, SnapshotFolder, open_folder
+from appliance.engine.snapshot import MIN_PINNED_TOKENS, SnapshotFolder, open_folder
 from tests.engine.conftest import Client
 from tests.engine.fakes import ScriptedBackend
 from tests.engine.test_prefix import digest
@@ -55,7 +56,7 @@ def ask(engine: Engine, prompt: str) -> Usage:
 
 
 def files(bundle: Path) -> list[Path]:
-    return sorted((bundle / FOLDER).glob("*"))
+    return sorted((bundle / PREFIXES).glob("*"))
 
 
 def written(bundle: Path, tokens: int, limit: int = LIMIT, start: int = 0) -> SnapshotFolder:
@@ -182,7 +183,7 @@ def test_the_setting_off_removes_what_is_there(bundle: Path, caplog: pytest.LogC
     caplog.set_level("INFO")
     written(bundle, 100).close()
     assert open_folder(bundle, "CPU", 0) is None
-    assert not (bundle / FOLDER).exists()
+    assert not (bundle / PREFIXES).exists()
     assert "kept no more" in caplog.text
 
 
@@ -304,5 +305,5 @@ def test_a_bundle_that_was_deleted_stays_so(bundle: Path, caplog: pytest.LogCapt
 
 def test_files_are_for_the_owner_alone(bundle: Path) -> None:
     written(bundle, 100).close()
-    assert (bundle / FOLDER).stat().st_mode & 0o777 == 0o700
+    assert (bundle / PREFIXES).stat().st_mode & 0o777 == 0o700
     assert files(bundle)[0].stat().st_mode & 0o777 == 0o600
