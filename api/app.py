@@ -11,14 +11,14 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 
-from api import errors, ollama, openai, stats, upkeep
+from api import archive, errors, ollama, openai, stats, upkeep
 from api.encode import JSONResponse
 from api.guards import CORS, Hosts
 from api.requests import BodyRequest
 from api.routing import StrictPaths
 from api.service import ApiSettings, InferenceService
 
-ROUTES = (*ollama.ROUTES, *openai.ROUTES, stats.stats, *upkeep.ROUTES)
+ROUTES = (*ollama.ROUTES, *openai.ROUTES, stats.stats, *upkeep.ROUTES, *archive.ROUTES)
 
 
 def create_app(service: InferenceService, settings: ApiSettings) -> Litestar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from litestar.di import NamedDependency
@@ -27,6 +27,29 @@ from appliance.core import (
 from appliance.upkeep import DiskUsage, Pruned, Verified
 
 
+class Packing(Protocol):
+    """Models on their way out."""
+
+    size: int
+    """Bytes of the archive."""
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        """The archive, piece by piece. Blocks."""
+
+
+class Unpacking(Protocol):
+    """An archive on its way in. Every method blocks; abort() always comes last."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece."""
+
+    def commit(self) -> Sequence[str]:
+        """That was all: install the models and return their names."""
+
+    def abort(self) -> None:
+        """Drop what was written; harmless after commit()."""
+
+
 class Caretaker(Protocol):
     """Looks after the store. Every method blocks, and raises classes of appliance.errors."""
 
@@ -39,6 +62,12 @@ class Caretaker(Protocol):
     def verify(self, *, remove: bool, dry_run: bool) -> Generator[Progress, None, Verified]:
         """Compare all that is in the store with what was put there; with `remove`, what is damaged goes,
         or with `dry_run` counts as removed."""
+
+    def pack(self, models: Sequence[str]) -> Packing:
+        """Begin an archive of models; raises ModelNotFound, and others where one is not whole."""
+
+    def unpack(self) -> Unpacking:
+        """Begin to import an archive."""
 
 
 class InferenceService(Protocol):

@@ -7,6 +7,7 @@ themselves, from the first moment of the work to the last byte.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from litestar.types import Receive, Scope, Send
 from api.encode import JSON_PLAIN, NDJSON, JSONResponse, encode
 from api.errors import ErrorResponse, text_of
 from appliance.errors import RequestCancelled
+
+log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -134,6 +137,25 @@ def progress(events: AsyncGenerator[E, None], to_json: Callable[[E], T], *, stre
         return JSONResponse(to_json(latest), status_code=200, media_type=JSON_PLAIN)
 
     return whole(last)
+
+
+def raw(chunks: AsyncGenerator[bytes, None], media_type: str, size: int) -> RacedResponse[bytes]:
+    """`size` bytes of another kind, closing `chunks` at the end. After an error the connection breaks."""
+
+    async def answer(connection: Connection) -> None:
+        send = connection[2]
+        headers = [(b"content-type", media_type.encode()), (b"content-length", str(size).encode())]
+        async with aclosing(chunks):
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except Exception as error:  # too late for another status; who reads sees that bytes are missing
+                log.error("an answer breaks off: %s", text_of(error))
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return RacedResponse(answer)
 
 
 def _head() -> Any:

@@ -1,4 +1,4 @@
-"""Looking after the store: what takes its disk, what nothing uses, what is damaged.
+"""Looking after the store: what takes its disk, what nothing uses, what is damaged; archives of models.
 
 The daemon does it beside its work, and the command line where no daemon runs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from appliance.choice import Choice, Choices
 from appliance.config import Settings
 from appliance.core import Progress
 from appliance.errors import ApplianceError, ModelFileError
+from appliance.store.packing import Packing
 from appliance.store.prune import QUIET_S, leftovers, remove
 from appliance.store.store import Store, StoredModel
+from appliance.store.unpacking import Unpacking
 from appliance.store.usage import disk_usage
 from appliance.store.verify import Verification
 from appliance.upkeep import DiskUsage, Pruned, Verified
@@ -69,6 +71,14 @@ class Caretaker:
                 if time.monotonic() - last >= INTERVAL_S:
                     last = time.monotonic()
                     yield progress
+
+    def pack(self, models: Sequence[str]) -> Packing:
+        """Begin an archive of some models."""
+        return Packing(self._store, models)
+
+    def unpack(self) -> Unpacking:
+        """Begin to import an archive."""
+        return Unpacking(self._store)
 
     def _wanted(self) -> dict[str, set[Path]]:
         """The bundles of each network that are loaded now or would be, whichever provider runs them.

@@ -6,6 +6,7 @@
     │   ├── InvalidOption         an option of the wrong type
     │   ├── InvalidTemplate
     │   ├── Unsupported           the model lacks a capability
+    │   ├── InvalidArchive        not what `appliance export` makes, or damaged
     │   ├── PromptTooLong         .needed, .limit
     │   └── NotEmbedded           what the runner says where no vector can be made
     │       ├── InputTooLong      .needed, .limit
@@ -60,6 +61,13 @@ class InvalidTemplate(InvalidRequest):
 
 class Unsupported(InvalidRequest):
     """The model does not have the capability that the request needs."""
+
+
+class InvalidArchive(InvalidRequest):
+    """A file that is no archive of models, or a damaged one; `flaw` says what is wrong with it."""
+
+    def __init__(self, flaw: str) -> None:
+        super().__init__(f"the archive cannot be imported: {flaw}; make it with `appliance export`, and copy it whole")
 
 
 class PromptTooLong(InvalidRequest):

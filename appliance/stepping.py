@@ -1,10 +1,23 @@
-"""Blocking generators on an event loop."""
+"""Blocking work beside an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def finished(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run in a thread. Cancelled, it first waits for the thread: its files must not be closed under it."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def stepped(generator: Generator[Any, None, Any]) -> AsyncGenerator[Any, None]:
@@ -22,12 +35,7 @@ async def stepped(generator: Generator[Any, None, Any]) -> AsyncGenerator[Any, N
     ended = False
     try:
         while not ended:
-            running = asyncio.ensure_future(asyncio.to_thread(advance))
-            try:
-                ended, step = await asyncio.shield(running)
-            except asyncio.CancelledError:
-                await asyncio.wait([running])
-                raise
+            ended, step = await finished(advance)
             if step is not None:
                 yield step
     finally:

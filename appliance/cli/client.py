@@ -143,6 +143,21 @@ class Client:
             pass
 
     @contextmanager
+    def download(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """POST, and the answer's size and its bytes as they come."""
+        with self._request("POST", path, json=body) as response:
+            yield int(response.headers["content-length"]), response.iter_raw()
+
+    def send(self, path: str, chunks: Iterator[bytes], size: int | None) -> dict[str, Any]:
+        """POST bytes, `size` of them if that is known, and the JSON object that comes back."""
+        headers = {"Content-Length": str(size)} if size is not None else {}
+        with self._request("POST", path, content=chunks, headers=headers) as response:
+            answer = _json_object(response.read())
+            if answer is None:
+                raise self._stranger(response)
+        return answer
+
+    @contextmanager
     def _request(self, method: str, path: str, **more: Any) -> Iterator[httpx.Response]:
         """The answer to a request, unread and no error."""
         import httpx

@@ -43,14 +43,17 @@ def server() -> Iterator[Client | None]:
 
 
 @contextmanager
-def caretaker(*, changing: bool) -> Iterator[Caretaker]:
-    """Who looks after the store where no server runs. To change it, it must be nobody else's meanwhile."""
+def caretaker(*, changing: bool, new: bool = False) -> Iterator[Caretaker]:
+    """Who looks after the store where no server runs. To change it, it must be nobody else's meanwhile.
+
+    Raises ApplianceError if there is none, and it may not be `new`.
+    """
     from appliance import caretaker as care  # here, so that the other commands start without NumPy
     from appliance.ops.lock import sole_user
     from appliance.store.store import Store
 
     settings = load_settings({}, os.environ)
-    if not settings.models.is_dir():
+    if not new and not settings.models.is_dir():
         raise ApplianceError(f"there is no models folder {settings.models} yet")
     with sole_user(settings.models) if changing else contextlib.nullcontext():
         yield care.caretaker(settings, Store(settings.models, noprune=True, floor=settings.disk_floor_bytes))

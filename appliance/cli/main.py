@@ -18,7 +18,7 @@ from appliance.errors import ApplianceError
 PANELS = {
     "Models": ("run", "list", "show", "create", "pull", "push", "cp", "rm"),
     "Server": ("serve", "ps", "stop", "doctor"),
-    "Store": ("df", "prune", "verify"),
+    "Store": ("df", "prune", "verify", "export", "import"),
     "Files": ("inspect", "convert"),
     "Shell": ("completion", "help"),
 }

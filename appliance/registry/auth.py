@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 
 from appliance.errors import RegistryError
-from appliance.registry.threads import finished
 from appliance.registry.transport import Place, Transport, complaint, read
+from appliance.stepping import finished
 
 log = logging.getLogger(__name__)
 

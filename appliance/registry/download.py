@@ -20,8 +20,8 @@ import httpx
 
 from appliance.errors import RegistryError
 from appliance.registry.partial import PIECE_BYTES, Partial, Range
-from appliance.registry.threads import finished
 from appliance.registry.transport import reason
+from appliance.stepping import finished
 from appliance.store.blobs import Blobs
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from appliance.registry.client import Registry, RegistryBlob
 from appliance.registry.download import Source
 from appliance.registry.downloads import Downloads
 from appliance.registry.partial import partial_bytes, partial_path
-from appliance.registry.threads import finished
 from appliance.registry.transport import named_errors
+from appliance.stepping import finished
 from appliance.store.blobs import hex_of
 from appliance.store.manifests import Layer, Manifest, parse_manifest
 from appliance.store.names import ModelName

@@ -20,8 +20,8 @@ from appliance.errors import RegistryError
 from appliance.registry.client import Registry, check
 from appliance.registry.download import LONGEST_WAIT_S, Interrupted, Patience, split
 from appliance.registry.partial import PIECE_BYTES, Range
-from appliance.registry.threads import finished
 from appliance.registry.transport import Place, reason
+from appliance.stepping import finished
 
 log = logging.getLogger(__name__)
 

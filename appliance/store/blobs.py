@@ -53,17 +53,22 @@ class BlobWriter:
             self._file.write(data)
         self._hash.update(data)
 
+    def seal(self) -> str:
+        """Make the bytes durable, still out of sight, and return their digest. Nothing may be written any more."""
+        if not self._file.closed:
+            with self._space.writing(0):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+        return f"sha256:{self._hash.hexdigest()}"
+
     def commit(self) -> str:
         """Make the bytes durable under their digest and return it.
 
         Raises DigestMismatch if they were announced with another one; they are kept all the same, under
         their own.
         """
-        digest = f"sha256:{self._hash.hexdigest()}"
-        with self._space.writing(0):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        digest = self.seal()
         os.replace(self._partial, self._folder / digest.replace(":", "-"))
         sync_folder(self._folder)
         if self._expected and self._expected != digest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from appliance import core, upkeep
+from appliance.errors import InvalidArchive
 
 HANG = "hang"  # in a script: wait until cancelled
 BLOB = "sha256:" + "0" * 64
@@ -63,6 +64,7 @@ class FakeCaretaker:
     usage: upkeep.DiskUsage = USAGE
     pruned: upkeep.Pruned = NOTHING_PRUNED
     verified: upkeep.Verified = NOTHING_WRONG
+    archive: Sequence[bytes | Exception] = (b"first", b"second")
     calls: list[Any] = field(default_factory=list)
 
     def disk_usage(self) -> upkeep.DiskUsage:
@@ -76,6 +78,50 @@ class FakeCaretaker:
         self.calls.append(("verify", remove, dry_run))
         yield core.Progress("verifying", "sha256:x", 10, 5)
         return self.verified
+
+    def pack(self, models: Sequence[str]) -> FakePacking:
+        self.calls.append(("pack", tuple(models)))
+        return FakePacking(self.archive)
+
+    def unpack(self) -> FakeUnpacking:
+        return FakeUnpacking(self)
+
+
+@dataclass
+class FakePacking:
+    """An archive on its way out, in two pieces, with what is raised between them."""
+
+    archive: Sequence[bytes | Exception]
+
+    @property
+    def size(self) -> int:
+        return sum(len(piece) for piece in self.archive if isinstance(piece, bytes))
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        for piece in self.archive:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+@dataclass
+class FakeUnpacking:
+    """Takes anything that is not `bad` as an archive."""
+
+    caretaker: FakeCaretaker
+    taken: bytes = b""
+
+    def write(self, data: bytes) -> None:
+        self.taken += data
+        if self.taken.startswith(b"bad"):
+            raise InvalidArchive("it is bad")
+
+    def commit(self) -> list[str]:
+        self.caretaker.calls.append(("commit", self.taken))
+        return ["m:latest"]
+
+    def abort(self) -> None:
+        self.caretaker.calls.append("abort")
 
 
 @dataclass
