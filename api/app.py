@@ -11,7 +11,7 @@ from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 
-from api import archive, errors, ollama, openai, stats, upkeep
+from api import archive, errors, ollama, openai, share, stats, upkeep
 from api.encode import JSONResponse
 from api.guards import CORS, Hosts
 from api.requests import BodyRequest
@@ -24,15 +24,17 @@ ROUTES = (*ollama.ROUTES, *openai.ROUTES, stats.stats, *upkeep.ROUTES, *archive.
 def create_app(service: InferenceService, settings: ApiSettings) -> Litestar:
     """An ASGI application that holds no state of its own. The caller closes the service after it."""
 
+    routes = (*ROUTES, *share.ROUTES) if settings.share else ROUTES
+
     @cache
     def document() -> dict[str, Any]:
-        return openapi_document(ROUTES, service)
+        return openapi_document(routes, service)
 
     @get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response[dict[str, Any]]:
         return JSONResponse(document())
 
-    app = _litestar([*ROUTES, openapi], service)
+    app = _litestar([*routes, openapi], service)
     # Litestar's own middleware starts behind its router, and would not see requests for paths that do not exist
     app.asgi_handler = CORS(Hosts(StrictPaths(app, app.asgi_handler), settings.host), settings.origins)
     return app

@@ -37,7 +37,7 @@ async def export(data: JSONBody[ExportRequest], service: Injected) -> Response[b
     """Models as a tar of their manifests and blobs. Not part of Ollama's API."""
     packing = await asyncio.to_thread(service.caretaker.pack, data.models)
     steps: AsyncGenerator[Any, None] = stepped(packing.chunks())
-    return streaming.raw(steps, TAR, packing.size)
+    return streaming.raw(200, {"content-type": TAR, "content-length": str(packing.size)}, steps)
 
 
 @post("/api/import", status_code=200, operation_class=UploadOperation, responses=ERRORS)

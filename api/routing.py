@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, HTTPScope, Method, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
+REGISTRY_ROOT = "/v2/"  # as the specification of registries spells it; clients follow no redirect there
 _NEVER_ROUTED: Method = "TRACE"
 
 
@@ -27,6 +28,9 @@ class StrictPaths:
         if scope["type"] != ScopeType.HTTP:
             return await self._router(scope, receive, send)
         path = scope["path"]
+        if path == REGISTRY_ROOT:
+            path = path[:-1]
+            scope = {**scope, "path": path}
         if path != "/" and path.endswith("/") and self._is_routed(path[:-1], scope["method"]):
             return await _redirect(scope, send)
         if path != normalize_path(path):

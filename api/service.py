@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from litestar.di import NamedDependency
@@ -24,7 +25,7 @@ from appliance.core import (
     RerankRequest,
     TransferRequest,
 )
-from appliance.upkeep import DiskUsage, Pruned, Verified
+from appliance.upkeep import DiskUsage, Pruned, SharedManifest, Verified
 
 
 class Packing(Protocol):
@@ -70,6 +71,19 @@ class Caretaker(Protocol):
         """Begin to import an archive."""
 
 
+class Library(Protocol):
+    """What other machines may read. Every method blocks."""
+
+    def manifest(self, namespace: str, model: str, reference: str) -> SharedManifest:
+        """A model's manifest by tag or digest; raises ModelNotFound."""
+
+    def blob(self, namespace: str, model: str, digest: str) -> Path:
+        """A blob of one of the repository's models; raises BlobNotFound."""
+
+    def tags(self, namespace: str, model: str) -> Sequence[str]:
+        """A repository's tags; raises ModelNotFound."""
+
+
 class InferenceService(Protocol):
     """Every method raises classes of appliance.errors. Closing a generator cancels its work."""
 
@@ -84,6 +98,10 @@ class InferenceService(Protocol):
     @property
     def caretaker(self) -> Caretaker:
         """Who looks after the store."""
+
+    @property
+    def library(self) -> Library:
+        """The store as other machines may see it."""
 
     def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation."""
@@ -143,6 +161,10 @@ class ApiSettings(Protocol):
     @property
     def origins(self) -> tuple[str, ...]:
         """Browser origins allowed besides the local ones; each may hold one `*`."""
+
+    @property
+    def share(self) -> bool:
+        """Whether other machines may pull models from this one."""
 
 
 Injected = NamedDependency[SkipValidation[InferenceService]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -139,16 +139,20 @@ def progress(events: AsyncGenerator[E, None], to_json: Callable[[E], T], *, stre
     return whole(last)
 
 
-def raw(chunks: AsyncGenerator[bytes, None], media_type: str, size: int) -> RacedResponse[bytes]:
-    """`size` bytes of another kind, closing `chunks` at the end. After an error the connection breaks."""
+def raw(
+    status: int, headers: Mapping[str, str], chunks: AsyncGenerator[bytes, None], *, head: bool = False
+) -> RacedResponse[bytes]:
+    """Bytes, as many as the headers say, or the headers alone. `chunks` is closed; after an error the connection is."""
 
     async def answer(connection: Connection) -> None:
         send = connection[2]
-        headers = [(b"content-type", media_type.encode()), (b"content-length", str(size).encode())]
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         async with aclosing(chunks):
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": status, "headers": lines})
             try:
                 async for chunk in chunks:
+                    if head:
+                        break
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except Exception as error:  # too late for another status; who reads sees that bytes are missing
                 log.error("an answer breaks off: %s", text_of(error))

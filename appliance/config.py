@@ -293,6 +293,9 @@ class Settings:
     offline: bool = _setting(
         False, "APPLIANCE_OFFLINE", parse_bool, "Neither pull nor push: never connect to another machine"
     )
+    share: bool = _setting(
+        False, "APPLIANCE_SHARE", parse_bool, "Let other machines pull this one's models: `/v2/`, as of a registry"
+    )
     ca_file: Path | None = _setting(  # noqa: RUF009
         None,
         "SSL_CERT_FILE",

@@ -54,6 +54,7 @@ from appliance.runner import DecoderRunner, Runner
 from appliance.stepping import stepped
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
+from appliance.store.library import Library
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
 
@@ -84,6 +85,7 @@ class Service:
         self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
         self._exchange = Exchange(settings, store, OLLAMA_API_VERSION)
+        self.library = Library(store)
         self.caretaker = Caretaker(store, self._manager.choice, lambda: {each.folder for each in self._manager.runners})
 
     async def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The nouns of looking after the store: what takes its disk, what nothing uses, what is damaged. No behaviour.
+"""The nouns of looking after the store: what takes its disk, what nothing uses, what is damaged, what others
+may read. No behaviour.
 
 Names of files are relative to the models folder.
 """
@@ -35,6 +36,15 @@ class DiskUsage:
     disk: int
     free: int
     floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedManifest:
+    """A manifest as another machine gets it."""
+
+    raw: bytes
+    media_type: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def command(config: Path | None, **flags: Any) -> None:
 
 
 _PANELS = {
-    "Network": ("host", "port", "origins", "max_queue"),
+    "Network": ("host", "port", "origins", "max_queue", "share"),
     "Models": (
         "models", "keep_alive_s", "load_timeout_s", "context_length", "num_parallel", "max_loaded_models", "recipe",
         "kv_cache_type",
@@ -47,10 +47,13 @@ _PANELS = {
     "Speed": ("provider", "threads", "spinning", "speculate", "prefill_chunk_tokens", "step_ms"),
 }  # fmt: skip
 for _field in setting_fields():
+    _switch = isinstance(_field.default, bool)
     command.params.append(
         click.RichOption(
             [f"--{_field.name.replace('_', '-')}"],
-            metavar="VALUE",
+            metavar="[VALUE]" if _switch else "VALUE",
+            is_flag=False,
+            flag_value="1" if _switch else None,
             help=f"{_field.metadata['doc']} [{_field.metadata['variable']}]",
             panel=next((panel for panel, names in _PANELS.items() if _field.name in names), None),
         )

@@ -240,3 +240,4 @@ class FakeService:
 class FakeSettings:
     host: str = "127.0.0.1"
     origins: tuple[str, ...] = ()
+    share: bool = False

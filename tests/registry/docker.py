@@ -127,7 +127,7 @@ class HostileProxy:
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, answer: HTTPResponse) -> None:
         given = dict(answer.getheaders())
-        place = re.fullmatch(r"bytes (\d+)-(\d+)/\d+", given.get("Content-Range", ""))
+        place = re.fullmatch(r"bytes (\d+)-(\d+)/\d+", answer.getheader("Content-Range", ""))
         if self._digest not in handler.path or not place:
             body = answer.read()
             handler.send_response(answer.status)
