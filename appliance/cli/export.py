@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterator
@@ -42,11 +43,14 @@ def save(file: Path, size: int, chunks: Iterator[bytes], statuses: Statuses) -> 
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    from appliance.store.disk import Space, partial_path, sync_folder
+    from appliance.store.disk import Space, abandoned, partial_path, sync_folder
 
     if file.is_dir():
         raise ApplianceError(f"{file} is a folder: name a file")
     space = Space(file.parent)
+    for earlier in file.parent.glob(f"{glob.escape(file.name)}-*"):
+        if abandoned(earlier):  # by an export that was killed
+            earlier.unlink()
     partial = partial_path(file.parent, f"{file.name}-")
     try:
         with space.writing(size), partial.open("xb") as target:

@@ -27,6 +27,7 @@ MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER_TYPE = "application/vnd.ollama.image."
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_FILE_NAME = 255  # which file systems allow; the other parts of a model's name are shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Manifests:
     def read(self, name: ModelName) -> bytes:
         """The manifest's bytes; raises FileNotFoundError, or CorruptManifest if no file can be there."""
         path = self.path(name)
-        self._refuse_links(name, (*self._folders(name), path))
+        self._require_place(name, (*self._folders(name), path))
         try:
             return path.read_bytes()
         except NotADirectoryError as error:
@@ -150,7 +151,7 @@ class Manifests:
 
     def write(self, name: ModelName, raw: bytes) -> None:
         """Put a manifest in place, wholly or not at all; raises CorruptManifest where a folder is a link."""
-        self._refuse_links(name, self._folders(name))
+        self._require_place(name, self._folders(name))
         # Partials lie beside the hosts' folders: where tags are, they would look like manifests.
         write_atomic(self.path(name), raw, self._space)
 
@@ -160,7 +161,7 @@ class Manifests:
         Raises FileNotFoundError, and CorruptManifest where a folder is a link.
         """
         path = self.path(name)
-        self._refuse_links(name, self._folders(name))
+        self._require_place(name, self._folders(name))
         path.unlink()
         sync_folder(path.parent)
         with contextlib.suppress(OSError):  # the first folder that is not empty ends it
@@ -170,7 +171,9 @@ class Manifests:
     def _folders(self, name: ModelName) -> tuple[Path, ...]:
         return tuple(self.folder.joinpath(*name.parts[:depth]) for depth in (1, 2, 3))
 
-    def _refuse_links(self, name: ModelName, paths: Iterable[Path]) -> None:
+    def _require_place(self, name: ModelName, paths: Iterable[Path]) -> None:
+        if len(name.host) > MAX_FILE_NAME:
+            raise InvalidName(f"the host of a model's name has {len(name.host)} characters, {MAX_FILE_NAME} at most")
         if any(path.is_symlink() for path in paths):
             raise CorruptManifest(f"the manifest of '{name.short}' is a link, which is not followed")
 

@@ -104,6 +104,11 @@ def test_a_blob_that_rots_ends_the_export(source: Server, archive: Path) -> None
 def test_without_a_server(archive: Path, empty: Server) -> None:
     done = run(empty, "import", str(archive))
     assert (done.returncode, done.stdout) == (0, b"imported m:latest\n")
+    again, left = archive.with_name("again.tar"), archive.with_name("again.tar-0.partial-999999999")
+    left.write_bytes(b"of an export that was killed")
+    assert run(empty, "export", "m", str(again)).returncode == 0
+    assert again.read_bytes() == archive.read_bytes()
+    assert not left.exists()
     assert run(empty, "export", "m", "-").stdout == archive.read_bytes()
 
 

@@ -245,6 +245,7 @@ BAD = {
     "a path out of it": tar_of([*GOOD, ("../../evil", b"x")]),
     "an absolute path": tar_of([*GOOD, ("/etc/evil", b"x")]),
     "a path through a model's name": tar_of([("manifests/h/n/../t", GOOD[0][1]), GOOD[1]]),
+    "a name too long": tar_of([(f"manifests/{'h' * 351}/n/m/t", GOOD[0][1]), GOOD[1]]),
     "a manifest too deep": tar_of([("manifests/h/n/m/t/x", GOOD[0][1]), GOOD[1]]),
     "another file": tar_of([*GOOD, ("blobs/notes", b"x")]),
     "a file that the sums lack": tar_of([*GOOD, blob(B)], summed(GOOD)),

@@ -299,6 +299,13 @@ def test_a_model_without_its_weights_is_still_listed(store: Store, create: Creat
     assert (row.name, row.facts.family, row.capabilities) == ("m:latest", "llama", ())
 
 
+def test_a_host_that_no_folder_can_be_named_after(store: Store, create: Create) -> None:
+    create(f"{'h' * 255}/a/b")
+    for action in (store.model, store.delete, lambda name: store.copy(f"{'h' * 255}/a/b", name)):
+        with pytest.raises(InvalidName):
+            action(f"{'h' * 256}/a/b")
+
+
 def test_links_are_not_followed(store: Store, create: Create, tmp_path: Path) -> None:
     create("good")
     outside = tmp_path / "outside"
