@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from appliance.cli.main import main
 from tests.server.daemon import Server, serving
 from tests.tiny_model import write_tiny_gguf
 
@@ -43,8 +47,16 @@ def bundles(server: Server) -> list[str]:
 
 
 def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "appliance", *arguments]
-    return subprocess.run(command, env=server.environment, capture_output=True, text=True, timeout=120)
+    """The command line in this process, as if in one of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, server.environment, clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        main(arguments)
+    return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def asked(server: Server, *arguments: str) -> dict:
