@@ -47,7 +47,7 @@ class JinjaTemplate:
         `variables` are what the template may ask for beside them: bos_token, eos_token, enable_thinking ...
         """
         values = dict(
-            variables,
+            {"documents": None} | variables,
             messages=list(messages),
             tools=list(tools) if tools else None,
             add_generation_prompt=add_generation_prompt,

@@ -35,7 +35,7 @@ def test_the_tag_of_a_go_template(block: str, tag: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "tag"),
-    [("qwen", "<tool_call>"), ("llama-3", "{"), ("chatml", "{")],
+    [("qwen", "<tool_call>"), ("llama-3.1", "{"), ("chatml", "{")],
 )
 def test_the_tag_of_a_jinja_template(file: str, tag: str) -> None:
     assert call_tag(JinjaPrompt(JinjaTemplate((TEMPLATES / f"{file}.jinja").read_text()))) == tag
