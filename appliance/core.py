@@ -59,8 +59,8 @@ class SamplingParams:
 class Request:
     """What the engine runs: a tokenised prompt and how to continue it.
 
-    `constraint` is an engine.constrain.Constraint of this request's own, or None: free text. `shown` are the control
-    tokens that are text in this answer, as they are spelled.
+    `constraint` is a Constraint or a CallConstraint (of engine/) of this request's own, or None: free text. `shown`
+    are the control tokens that are text in this answer, as they are spelled.
     """
 
     tokens: tuple[int, ...]

@@ -32,6 +32,8 @@ STYLE: Any = {
 class Constraint:
     """One answer's way through a grammar. Belongs to one thread at a time."""
 
+    active = True
+
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
@@ -73,11 +75,12 @@ class Grammars:
     def __init__(self, tokenizer_json: Path, vocab_size: int, eos: Sequence[int]) -> None:
         """`tokenizer_json` is read when the first schema comes."""
         self._source = tokenizer_json
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._eos = list(eos)
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
 
     def constraint(self, schema: Mapping[str, Any]) -> Constraint:
         """A fresh constraint for `schema`.
@@ -90,20 +93,26 @@ class Grammars:
             self._compiled[text] = matcher
             if len(self._compiled) > CACHED_SCHEMAS:
                 self._compiled.popitem(last=False)
-            return Constraint(matcher.deep_copy(), self._vocab_size)
+            return Constraint(matcher.deep_copy(), self.vocab_size)
+
+    def tokenizer(self) -> llguidance.LLTokenizer:
+        """The vocabulary as grammars see it. Raises ModelFileError."""
+        with self._reading:
+            if self._tokenizer is None:
+                try:
+                    text = self._source.read_text(encoding="utf-8")
+                    self._tokenizer = llguidance.LLTokenizer(text, n_vocab=self.vocab_size, eos_token=self._eos)
+                except (OSError, ValueError) as error:
+                    text = first_line(error)
+                    raise ModelFileError(f"structured output cannot use this tokenizer: {text}") from error
+            return self._tokenizer
 
     def _compile(self, schema: str) -> llguidance.LLMatcher:
-        if self._tokenizer is None:
-            try:
-                text = self._source.read_text(encoding="utf-8")
-                self._tokenizer = llguidance.LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos)
-            except (OSError, ValueError) as error:
-                raise ModelFileError(f"structured output cannot use this tokenizer: {first_line(error)}") from error
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=STYLE)
         except ValueError as error:
             raise InvalidRequest(f"invalid JSON schema in format: {first_line(error)}") from error
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = llguidance.LLMatcher(self.tokenizer(), grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(f"invalid JSON schema in format: {first_line(matcher.get_error())}")
         return matcher

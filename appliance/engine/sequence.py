@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from appliance.core import Chunk, DoneReason, Request, TokenLogprob, Usage
 from appliance.engine.backend import Logits, Row
+from appliance.engine.calls import CallConstraint
 from appliance.engine.constrain import Constraint
 from appliance.engine.draft import MAX_DRAFT_TOKENS, Drafter, worthwhile
 from appliance.engine.sampling import Sampler, log_probabilities
@@ -81,8 +82,8 @@ class Sequence:
         self._budget = budget(request)
         self._generated = 0
         self._cached = 0
-        self._constraint: Constraint | None = request.constraint
-        self._mask: Future[npt.NDArray[np.bool_]] | None = None
+        self._constraint: Constraint | CallConstraint | None = request.constraint
+        self._mask: Future[npt.NDArray[np.bool_] | None] | None = None
         self._fast_forward = not request.sampling.logprobs  # a forced token has no logits of its own
         self._drafter = Drafter(request.tokens) if speculate else None
         self._ahead: deque[int] = deque()  # drafted tokens that are in the cache behind those that the slot names
@@ -155,7 +156,7 @@ class Sequence:
 
     def prepare(self, executor: Executor) -> None:
         """Begin with the mask of the next position, beside the run whose logits it is for."""
-        if self._constraint:
+        if self._constraint and self._constraint.active:
             self._mask = executor.submit(self._constraint.mask)
 
     def accept(self, row: Row, logits: Logits) -> bool:
@@ -195,7 +196,7 @@ class Sequence:
         prepared, self._mask = self._mask, None
         if prepared:
             return prepared.result()
-        return self._constraint.mask() if self._constraint else None
+        return self._constraint.mask() if self._constraint and self._constraint.active else None
 
     def _append(self, token: int) -> None:
         """Go on with a token, which is in the cache already if it was drafted."""
