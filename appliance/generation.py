@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from appliance.core import Chunk, DoneReason, Metrics, Reply, Request, SamplingParams, Usage
+from appliance.engine.calls import CallConstraint
 from appliance.engine.constrain import Constraint
 from appliance.engine.engine import Engine
 from appliance.prompt.tokenizer import Tokenizer
@@ -83,7 +84,7 @@ async def generate(
     num_ctx: int,
     *,
     shift: bool,
-    constraint: Constraint | None,
+    constraint: Constraint | CallConstraint | None,
     shown: Mapping[int, str],
     stopwatch: Stopwatch,
 ) -> AsyncGenerator[Reply, None]:
@@ -99,7 +100,7 @@ async def generate(
                 yield Reply(done=True, done_reason=chunk.done_reason, metrics=metrics, context=context)
                 return
             yield Reply(text=chunk.text, logprobs=chunk.logprobs)
-            if prompt.guarded and constraint is None and guard.trips(chunk.text):
+            if prompt.guarded and not isinstance(constraint, Constraint) and guard.trips(chunk.text):
                 log.warning("ended an answer that repeated %r over and over", chunk.text.strip())
                 yield Reply(done=True, done_reason=DoneReason.STOP)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import string
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -10,12 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from appliance.core import ChatRequest, GenerateRequest, Reply
+from appliance.engine.calls import CallConstraint, Watch
 from appliance.generation import Prompt
 from appliance.prompt.parsers import output_parser
 from appliance.prompt.parsers.base import Expected, OutputParser, Parsed, Passthrough, ToolCall
+from appliance.prompt.parsers.shape import call_shape, thought_marks
 from appliance.prompting import compiled, template_of, thinking
 from appliance.runner import DecoderRunner
 from appliance.store.store import StoredModel
+
+log = logging.getLogger(__name__)
 
 ID_ALPHABET = string.ascii_lowercase + string.digits
 ID_CHARS = 8
@@ -32,6 +37,34 @@ def parser_of(
     template = compiled(replaced) if replaced else template_of(model, runner)
     expected = Expected(tools, thinking(model, request), prompt.text)
     return output_parser(expected, template, model.parser)
+
+
+def calls_of(
+    model: StoredModel, request: ChatRequest | GenerateRequest, runner: DecoderRunner, prompt: Prompt
+) -> CallConstraint | None:
+    """What holds the arguments of calls to the schemas of the request's tools.
+
+    None without tools, and where the model's template writes arguments otherwise than as JSON behind the tool's name.
+    """
+    if not isinstance(request, ChatRequest) or not request.tools:
+        return None
+    template = template_of(model, runner)
+    shape = call_shape(template)
+    if shape is None:
+        log.info("%s writes no JSON in its calls: their arguments are not held to a schema", model.name.short)
+        return None
+    functions = Expected(request.tools).functions
+    thoughts, said = thought_marks(template), prompt.text.rstrip()
+    opened = thoughts is not None and said.endswith(thoughts[0])
+    watch = Watch(shape, list(functions), thoughts, thinking=opened)
+    control = runner.tokenizer.marks((shape.lead, shape.before, shape.between, shape.after))
+    shown = runner.tokenizer.marks((shape.tag, *(thoughts or ())))
+    return CallConstraint(
+        watch,
+        runner.tokenizer.stream(prompt.tokens, shown),
+        runner.calls.compiled(shape, functions, control),
+        opened=bool(shape.tag) and said.endswith(shape.tag),
+    )
 
 
 async def parsed(

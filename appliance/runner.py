@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.bundle import Bundle
 from appliance.core import EngineStats
+from appliance.engine.calls import CallGrammars
 from appliance.engine.constrain import Grammars
 from appliance.engine.desk import Desk
 from appliance.engine.engine import Engine
@@ -94,6 +95,10 @@ class DecoderRunner(Runner):
     engine: Engine
     grammars: Grammars
     reserved_tokens: int
+    calls: CallGrammars = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.calls = CallGrammars(self.grammars)
 
     @property
     def alive(self) -> bool:

@@ -47,7 +47,7 @@ from appliance.formatted import formatted
 from appliance.generation import Prompt, Stopwatch, generate
 from appliance.inspection import advice
 from appliance.manager import Manager
-from appliance.parsing import parsed, parser_of
+from appliance.parsing import calls_of, parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
 from appliance.registry.exchange import Exchange
 from appliance.runner import DecoderRunner, Runner
@@ -328,7 +328,7 @@ class Service:
                 stopwatch=stopwatch,
             )
             if constraint is None:
-                free = run(prompt, sampling, constraint=None)
+                free = run(prompt, sampling, constraint=calls_of(model, request, runner, prompt))
                 answer = parsed(free, parser, calls_last=isinstance(request, GenerateRequest))
             else:
                 thinks = isinstance(request, ChatRequest) and bool(thinking(model, request))

@@ -10,6 +10,8 @@ from appliance.prompt.chat import GoPrompt, JinjaPrompt
 from appliance.prompt.parsers.markup import CACHED_TEMPLATES, KEY, NAME, VALUE, call_tag, written_call
 from appliance.prompt.parsers.tagged import BARE
 
+THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+
 
 @dataclass(frozen=True, slots=True)
 class CallShape:
@@ -25,6 +27,11 @@ class CallShape:
     between: str
     after: str
     in_object: bool
+
+
+def thought_marks(template: GoPrompt | JinjaPrompt) -> tuple[str, str] | None:
+    """What thoughts stand between, as the template shows it."""
+    return next((marks for marks in THOUGHTS if all(mark in template.source for mark in marks)), None)
 
 
 @lru_cache(CACHED_TEMPLATES)
