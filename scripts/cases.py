@@ -11,7 +11,6 @@ from dataclasses import dataclass
 CLOUD = "This server never reaches a cloud, so nothing stands for a model there."
 OPENAI = "The OpenAI dialect is not there yet."
 ANTHROPIC = "The Anthropic dialect is not there yet."
-TOOLS = "Not held against a real model yet."
 VISION = "Models with vision are not built yet; a request with images is refused with 400."
 
 
@@ -142,7 +141,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             66,
             "A child inherits renderer and parser",
-            missing="Renderers that some architectures get by default: there are no built-in renderers.",
+            improved="No architecture gets a renderer by default: the file's Jinja template does what one does.",
         ),
         Case(67, "A model of a remote host becomes a stub", missing=f"{CLOUD} `remote_host` is refused with 403."),
         Case(68, "Files are told apart by suffix and by their first bytes, also very short ones"),
@@ -220,7 +219,11 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(106, "A message longer than the context is an answer, or a 4xx that says why"),
         Case(107, "Generation goes on past the context; histories are kept apart"),
         Case(108, "Many at a time, several models; a full queue says it is busy"),
-        Case(109, "Tools with a real model", missing=TOOLS),
+        Case(
+            109,
+            "Tools with a real model",
+            improved="Arguments written as JSON are held to the tool's schema from where the model begins a call.",
+        ),
         Case(110, "Images and audio", missing=f"{VISION} There is no audio."),
         Case(111, "create from GGUF and safetensors on the command line, quantised; the model answers"),
         Case(112, "Answers in any script; a models folder with any name"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
@@ -10,11 +12,12 @@ import ollama
 import pytest
 
 from tests.calling_template import CALLING
+from tests.random_tools import random_tool
 from tests.server.conftest import ENDLESS, TINY
 from tests.server.daemon import Server
 
 CALLER = "caller"
-SHORT = {"num_predict": 150, "temperature": 0.8, "seed": 1}
+SHORT = {"num_predict": 400, "temperature": 0.8, "seed": 1}
 ASKED: dict[str, Any] = {"role": "user", "content": "How warm is it?"}
 PARAMETERS = {
     "type": "object",
@@ -53,6 +56,7 @@ def answered(client: ollama.Client, messages: Sequence[Any], *, stream: bool) ->
     return ollama.Message(role="assistant", content=content, tool_calls=calls)
 
 
+@pytest.mark.spec(44, 109)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_its_result_and_an_answer(client: ollama.Client, stream: bool) -> None:
     message = answered(client, [ASKED], stream=stream)
@@ -67,11 +71,13 @@ def test_a_call_its_result_and_an_answer(client: ollama.Client, stream: bool) ->
     assert not answer.tool_calls
 
 
+@pytest.mark.spec(45)
 def test_streamed_and_whole_calls_are_the_same(client: ollama.Client) -> None:
     whole, streamed = (answered(client, [ASKED], stream=stream).tool_calls for stream in (False, True))
     assert whole == streamed
 
 
+@pytest.mark.spec(46, 90)
 def test_the_wire(client: ollama.Client, tiny_server: Server) -> None:
     body = {"model": CALLER, "messages": [ASKED], "tools": [TOOL], "options": SHORT, "stream": False}
     reply = tiny_server.client.post("/api/chat", json=body).json()
@@ -85,6 +91,7 @@ def test_the_wire(client: ollama.Client, tiny_server: Server) -> None:
     assert shown.text.count('"logprobs"') > 10, "log probabilities leave while their text is held back"
 
 
+@pytest.mark.spec(90)
 def test_the_prompt_has_the_tools_the_calls_and_their_results(client: ollama.Client, tiny_server: Server) -> None:
     kept = {"type": "string", "description": "where", "enum": ["Paris"], "minLength": 3, "x-other": 1}
     properties = {"zone": kept, "at": {"type": ["integer", "null"], "maximum": 3}}
@@ -129,3 +136,36 @@ def test_a_model_whose_template_has_no_tools_says_so(client: ollama.Client) -> N
         client.chat(TINY, [ASKED], tools=[TOOL])
     assert caught.value.status_code == 400
     assert caught.value.error == f"registry.ollama.ai/library/{TINY}:latest does not support tools"
+
+
+def first_call(server: Server, tool: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The first call of an answer, which is not waited for any longer; texts without an end are asked for again."""
+    for again in range(8):
+        options = {"num_predict": 200, "temperature": 0.8, "repeat_penalty": 1.2, "seed": seed + 1000 * again}
+        body = {"model": CALLER, "messages": [ASKED], "tools": [tool], "options": options}
+        with server.client.stream("POST", "/api/chat", json=body) as answer:
+            for line in answer.iter_lines():
+                part = json.loads(line)
+                assert not part["message"]["content"]
+                if calls := part["message"].get("tool_calls"):
+                    found: dict[str, Any] = calls[0]["function"]
+                    return found
+            assert part["done_reason"] == "length", "only what has no end may be no call"
+    raise AssertionError(f"no call of {tool}")
+
+
+@pytest.mark.slow
+@pytest.mark.spec(109)
+def test_200_random_tools_get_arguments_that_fit_of_a_model_that_never_saw_their_schemas(
+    smollm2_server: Server,
+) -> None:
+    unseen = CALLING.replace("{{ . }}", "{{ .Function.Name }}")
+    body = {"model": CALLER, "from": "smollm2:135m", "template": unseen, "stream": False}
+    assert smollm2_server.client.post("/api/create", json=body).json() == {"status": "success"}
+    tools = [random_tool(seed) for seed in range(200)]
+    with ThreadPoolExecutor(8) as threads:
+        calls = threads.map(lambda seed: first_call(smollm2_server, tools[seed], seed), range(200))
+        for tool, call in zip(tools, calls, strict=True):
+            assert call["name"] == tool["function"]["name"]
+            jsonschema.validate(call["arguments"], tool["function"]["parameters"])
+    smollm2_server.client.request("DELETE", "/api/delete", json={"model": CALLER})
