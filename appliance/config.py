@@ -227,6 +227,12 @@ class Settings:
     )
     noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
     nohistory: bool = _setting(False, "OLLAMA_NOHISTORY", parse_bool, "Keep no history of what is typed in `run`")
+    go_template: bool | None = _setting(
+        None,
+        "OLLAMA_GO_TEMPLATE",
+        parse_bool,
+        "Whether a model's TEMPLATE builds its prompts, or its file's chat template; unset, whichever can do more",
+    )
     provider: str = _setting(
         "auto",
         "APPLIANCE_PROVIDER",

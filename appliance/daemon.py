@@ -54,7 +54,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(sole_user(settings.models))
-            store = Store(settings.models, noprune=settings.noprune, floor=settings.disk_floor_bytes)
+            store = Store(settings.models, settings.noprune, settings.disk_floor_bytes, settings.go_template)
         except OSError as error:
             raise ApplianceError(f"cannot use the models folder {settings.models}: {error.strerror}") from error
         yield store

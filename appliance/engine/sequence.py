@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from appliance.engine.sampling import Sampler, log_probabilities
 from appliance.engine.slots import MIN_PREFILL_TOKENS, Slot
 from appliance.engine.stopping import StopGate
 from appliance.engine.timing import DecodeTime
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[Chunk | Exception], None]
 """Called on the engine's thread with each chunk; an exception, or a chunk with a done reason, is the last."""
@@ -289,6 +292,7 @@ class Sequence:
         if self.request.sampling.num_keep < 0:
             keep = min(len(self.request.tokens), self.request.num_ctx // 2)
         discard = max((self.request.num_ctx - keep) // 2, 1)
+        log.warning("a full context of %d tokens forgets %d behind its first %d", self.request.num_ctx, discard, keep)
         del self.tokens[keep : keep + discard]
         del slot.tokens[keep:]
         self._ahead.clear()

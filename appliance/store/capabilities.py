@@ -36,12 +36,14 @@ def capabilities(
     declared: Iterable[str] = (),
     layers: Iterable[str] = (),
     parser: str = "",
+    *,
+    forced: bool | None = None,
 ) -> tuple[str, ...]:
     """A model's capabilities, in Ollama's order, from its GGUF `metadata` (empty if it has no GGUF), its
     TEMPLATE layer ("" if it has none), what its config declares, the kinds of its layers, and its built-in parser.
     """
     jinja = chat_template(metadata)
-    native = not uses_go_template(go_template, jinja)
+    native = not uses_go_template(go_template, jinja, forced)
     found = list(declared)
     if native:
         found += of_jinja(jinja)
@@ -99,11 +101,14 @@ def _go_fields(template: str) -> set[str]:
     return {field.lower() for action in code for field in _GO_FIELD.findall(action)}
 
 
-def uses_go_template(go_template: str, jinja: str) -> bool:
+def uses_go_template(go_template: str, jinja: str, forced: bool | None = None) -> bool:
     """Whether the TEMPLATE layer builds the prompt, rather than the GGUF's own chat template.
 
-    It does unless the chat template can do more, or can as much and alone renders the results of tools.
+    It does unless the chat template can do more, or can as much and alone renders the results of tools; `forced`
+    decides instead.
     """
+    if forced is not None:
+        return forced and bool(go_template)
     if not go_template or not jinja:
         return bool(go_template)
     go, native = set(of_go_template(go_template)), set(of_jinja(jinja))

@@ -46,6 +46,7 @@ class StoredModel:
     blobs: Blobs
     headers: HeaderCache
     derived: Path
+    go_template: bool | None = None  # whether TEMPLATE builds prompts; None leaves it to what the two can do
 
     @property
     def size(self) -> int:
@@ -128,7 +129,7 @@ class StoredModel:
         """Whether `template` builds its prompts, not `chat_template`, which also does what built-in renderers do."""
         if self.renderer and self.chat_template:
             return False
-        return capabilities.uses_go_template(self.template, self.chat_template)
+        return capabilities.uses_go_template(self.template, self.chat_template, self.go_template)
 
     @property
     def parser(self) -> str:
@@ -182,7 +183,9 @@ class StoredModel:
         """What it can do, in Ollama's order."""
         metadata = self.header.metadata if self.header else {}
         declared = details.texts(self.config, "capabilities")
-        found = capabilities.capabilities(metadata, self.template, declared, self.kinds, self.parser)
+        found = capabilities.capabilities(
+            metadata, self.template, declared, self.kinds, self.parser, forced=self.go_template
+        )
         return cast("tuple[Capability, ...]", found)
 
     def summary(self) -> ModelSummary:

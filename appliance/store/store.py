@@ -50,7 +50,7 @@ class Store:
     disk are left free: what would take them raises NotEnoughDisk.
     """
 
-    def __init__(self, root: Path, noprune: bool = False, floor: int = 0) -> None:
+    def __init__(self, root: Path, noprune: bool = False, floor: int = 0, go_template: bool | None = None) -> None:
         self.root = root
         self.noprune = noprune
         self.blobs = Blobs(root / "blobs", floor)
@@ -58,6 +58,7 @@ class Store:
         self.space = self.blobs.space
         self.derived = root / "onnx"
         self.headers = HeaderCache(self.blobs)
+        self._go_template = go_template
         self._lock = threading.RLock()
         self._users: weakref.WeakSet[BlobUser] = weakref.WeakSet()
         self.blobs.migrate()
@@ -86,7 +87,9 @@ class Store:
         modified_at = datetime.fromtimestamp(self.manifests.path(name).stat().st_mtime, UTC).astimezone()
         manifest = parse_manifest(raw, name.short)
         digest = hashlib.sha256(raw).hexdigest()
-        return StoredModel(name, manifest, digest, modified_at, self.blobs, self.headers, self.derived)
+        return StoredModel(
+            name, manifest, digest, modified_at, self.blobs, self.headers, self.derived, self._go_template
+        )
 
     def list(self) -> Sequence[StoredModel]:
         """All models, newest first. One whose manifest or config is damaged is left out with a warning."""

@@ -117,12 +117,13 @@ def test_another_conversation_takes_an_empty_slot_before_a_used_one(start: Start
     assert usage.cached_tokens == 6
 
 
-def test_a_full_context_shifts_and_goes_on(start: Start) -> None:
+def test_a_full_context_shifts_and_goes_on(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     backend = ScriptedBackend(upwards)
     chunks = Client(start(backend), "ABCD", num_ctx=8, num_keep=2, num_predict=20).chunks()
     assert "".join(chunk.text for chunk in chunks) == "EFGHIJKLMNOPQRSTUVWX"
     shifted = next(run[0] for run in backend.runs[5:] if len(run[0].tokens) > 1)
     assert shifted.past == 2, "the first num_keep tokens stay in the cache"
+    assert "a full context of 8 tokens forgets 3 behind its first 2" in caplog.messages
     assert max(row.past + len(row.tokens) for run in backend.runs for row in run) <= 8
 
 

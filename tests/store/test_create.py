@@ -477,3 +477,13 @@ def test_the_chat_template_is_not_copied_into_a_layer(store: Store, create: Crea
     assert store.model("m").chat_template == JINJA
     assert not store.model("m").uses_go_template
     assert json.loads(store.manifests.read(parse_name("m")))["schemaVersion"] == 2
+
+
+@pytest.mark.parametrize(("forced", "told"), [(True, True), (False, False), (None, True)])
+def test_a_setting_says_which_template_builds_prompts(
+    store: Store, create: Create, forced: bool | None, told: bool
+) -> None:
+    create("m", template="{{ .Tools }}{{ .Prompt }}")
+    model = Store(store.root, noprune=True, go_template=forced).model(parse_name("m"))
+    assert model.uses_go_template is told
+    assert ("tools" in model.capabilities()) is told
