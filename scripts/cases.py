@@ -222,7 +222,6 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             109,
             "Tools with a real model",
-            missing="No test holds tools against a real model yet.",
             improved="Arguments written as JSON are held to the tool's schema from where the model begins a call.",
         ),
         Case(110, "Images and audio", missing=f"{VISION} There is no audio."),

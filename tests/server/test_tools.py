@@ -1,8 +1,10 @@
-"""Tools over a real socket, with the official client: a call, its result, an answer (spec 8: 44, 45, 46, 90)."""
+"""Tools over a real socket, with the official client: a call, its result, an answer (spec 8: 44, 45, 46, 90, 109)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
@@ -10,6 +12,7 @@ import ollama
 import pytest
 
 from tests.calling_template import CALLING
+from tests.random_tools import random_tool
 from tests.server.conftest import ENDLESS, TINY
 from tests.server.daemon import Server
 
@@ -133,3 +136,35 @@ def test_a_model_whose_template_has_no_tools_says_so(client: ollama.Client) -> N
         client.chat(TINY, [ASKED], tools=[TOOL])
     assert caught.value.status_code == 400
     assert caught.value.error == f"registry.ollama.ai/library/{TINY}:latest does not support tools"
+
+
+def first_call(server: Server, tool: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The first call of an answer, which is not waited for any longer; texts without an end are asked for again."""
+    for again in range(8):
+        options = {"num_predict": 200, "temperature": 0.8, "repeat_penalty": 1.2, "seed": seed + 1000 * again}
+        body = {"model": CALLER, "messages": [ASKED], "tools": [tool], "options": options}
+        with server.client.stream("POST", "/api/chat", json=body) as answer:
+            for line in answer.iter_lines():
+                part = json.loads(line)
+                assert not part["message"]["content"]
+                if calls := part["message"].get("tool_calls"):
+                    found: dict[str, Any] = calls[0]["function"]
+                    return found
+            assert part["done_reason"] == "length", "only what has no end may be no call"
+    raise AssertionError(f"no call of {tool}")
+
+
+@pytest.mark.slow
+@pytest.mark.spec(109)
+def test_random_tools_get_arguments_that_fit(smollm2_server: Server) -> None:
+    """The model never sees their schemas."""
+    unseen = CALLING.replace("{{ . }}", "{{ .Function.Name }}")
+    body = {"model": CALLER, "from": "smollm2:135m", "template": unseen, "stream": False}
+    assert smollm2_server.client.post("/api/create", json=body).json() == {"status": "success"}
+    tools = [random_tool(seed) for seed in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        calls = threads.map(lambda seed: first_call(smollm2_server, tools[seed], seed), range(24))
+        for tool, call in zip(tools, calls, strict=True):
+            assert call["name"] == tool["function"]["name"]
+            jsonschema.validate(call["arguments"], tool["function"]["parameters"])
+    smollm2_server.client.request("DELETE", "/api/delete", json={"model": CALLER})
