@@ -120,7 +120,6 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             55,
             "A model with a Jinja template gets messages and tools through it; OLLAMA_GO_TEMPLATE=1 forces the Go one",
-            missing="OLLAMA_GO_TEMPLATE is not read.",
         ),
     ),
     "Create, list, delete, options": (

@@ -479,6 +479,7 @@ def test_the_chat_template_is_not_copied_into_a_layer(store: Store, create: Crea
     assert json.loads(store.manifests.read(parse_name("m")))["schemaVersion"] == 2
 
 
+@pytest.mark.spec(55)
 @pytest.mark.parametrize(("forced", "told"), [(True, True), (False, False), (None, True)])
 def test_a_setting_says_which_template_builds_prompts(
     store: Store, create: Create, forced: bool | None, told: bool
