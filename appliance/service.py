@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance import options
 from appliance.caretaker import Caretaker
@@ -49,7 +49,6 @@ from appliance.inspection import advice
 from appliance.manager import Manager
 from appliance.parsing import calls_of, parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
-from appliance.registry.exchange import Exchange
 from appliance.runner import DecoderRunner, Runner
 from appliance.stepping import stepped
 from appliance.store import create as creation
@@ -57,6 +56,9 @@ from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.library import Library
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
+
+if TYPE_CHECKING:
+    from appliance.registry.exchange import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +86,15 @@ class Service:
         self._store = store
         self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
-        self._exchange = Exchange(settings, store, OLLAMA_API_VERSION)
+        self._opened_exchange: Exchange | None = None
         self.library = Library(store)
         self.caretaker = Caretaker(store, self._manager.choice, lambda: {each.folder for each in self._manager.runners})
 
     async def close(self) -> None:
         """End what runs and unload every model."""
         await self._manager.close()
-        await self._exchange.close()
+        if self._opened_exchange:
+            await self._opened_exchange.close()
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation. Closing the generator cancels it."""
@@ -241,11 +244,18 @@ class Service:
 
     def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Fetch a model from its registry. Closing the generator leaves what has come for the next time."""
-        return self._exchange.pull(request, partial(advice, self._settings))
+        return self._exchange().pull(request, partial(advice, self._settings))
 
     def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Send a model to the registry that its name says. Closing the generator ends it."""
-        return self._exchange.push(request)
+        return self._exchange().push(request)
+
+    def _exchange(self) -> Exchange:
+        if not self._opened_exchange:
+            from appliance.registry.exchange import Exchange  # with httpx: much memory for what most servers never do
+
+            self._opened_exchange = Exchange(self._settings, self._store, OLLAMA_API_VERSION)
+        return self._opened_exchange
 
     async def _convert_adapter(self, draft: creation.Draft) -> None:
         """Make a layer of the draft's files of PEFT's."""

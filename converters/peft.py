@@ -8,6 +8,7 @@ is refused by name; so are weights that are no LoRA (whole modules, embeddings, 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")  # ways to begin that
 
 
 class PeftAdapter:
-    """An adapter in the files of a folder of PEFT's."""
+    """An adapter in the files of a folder of PEFT's. Threads may read it at once."""
 
     neighbours = False
 
@@ -85,8 +86,10 @@ class PeftAdapter:
         return self._values(self._parts[matrix + A]), self._values(self._parts[matrix + B])
 
     def _values(self, tensor: StoredTensor) -> Floats:
-        self._file.seek(tensor.offset)
-        raw = np.frombuffer(self._file.read(tensor.size), np.uint8).reshape(tensor.shape[0], -1)
+        data = os.pread(self._file.fileno(), tensor.size, tensor.offset)
+        if len(data) < tensor.size:
+            raise ModelFileError(f"a damaged adapter: the file is cut short within {tensor.name[:100]}")
+        raw = np.frombuffer(data, np.uint8).reshape(tensor.shape[0], -1)
         values = as_float32(raw, tensor.dtype)
         if not np.isfinite(values).all():
             raise ModelFileError(f"a damaged adapter: {tensor.name[:100]} holds values that are not finite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,16 +225,17 @@ def test_a_text_that_is_always_the_same_is_not_drafted_where_that_could_change_i
     assert ticket.sequence.drafting is drafted
 
 
-def test_cancelled_while_drafting_leaves_the_slot_right(start: Start) -> None:
-    for _ in range(20):
-        backend = ScriptedBackend(alphabet_song, slots=1, capacity=2000)
-        engine = start(backend, chunk_tokens=64)
-        gone = Client(engine, "abcdefgh" * 3, num_predict=1500, num_ctx=2000)
-        gone.inbox.get(timeout=30)
-        gone.ticket.cancel()
-        with pytest.raises(RequestCancelled):
-            gone.chunks()
-        assert Client(engine, "abcdefgh" * 3 + "ab", num_predict=6, num_ctx=2000).text() == "cdefgh"
+@pytest.mark.parametrize("runs", range(1, 20, 3))
+def test_cancelled_while_drafting_leaves_the_slot_right(start: Start, runs: int) -> None:
+    gate = threading.Semaphore(runs)
+    engine = start(ScriptedBackend(alphabet_song, slots=1, capacity=2000, gate=gate), chunk_tokens=64)
+    gone = Client(engine, "abcdefgh" * 3, num_predict=1500, num_ctx=2000)
+    gone.inbox.get(timeout=30)
+    gone.ticket.cancel()
+    gate.release(1000)
+    with pytest.raises(RequestCancelled):
+        gone.chunks()
+    assert Client(engine, "abcdefgh" * 3 + "ab", num_predict=6, num_ctx=2000).text() == "cdefgh"
 
 
 def test_an_end_token_is_never_drafted() -> None:
