@@ -175,6 +175,8 @@ def hostile_proxy(registry: str, data: bytes, garbled: int) -> Iterator[HostileP
     with proxy.http:
         thread = threading.Thread(target=proxy.http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield proxy
-        proxy.http.shutdown()
-        thread.join()
+        try:
+            yield proxy
+        finally:
+            proxy.http.shutdown()
+            thread.join()
