@@ -173,8 +173,10 @@ def test_a_recipe_that_there_is_not_is_named(tmp_path: Path, parameters: dict[st
 
 
 @pytest.mark.parametrize("recipe", ["exact", "compact", "int8-rotated", "q4", "fp32"])
-@pytest.mark.parametrize("tensor_type", ["F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_1"])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("tensor_type", "tied"),
+    [("F32", True), ("F16", False), ("Q8_0", True), ("Q4_0", False), ("Q4_1", True), ("Q4_1", False), ("Q5_1", True)],
+)
 def test_the_estimate_is_close_to_what_the_converters_make(
     tmp_path: Path, recipe: str, tensor_type: str, tied: bool
 ) -> None:
