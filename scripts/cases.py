@@ -134,7 +134,8 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(
             64,
             "A known Jinja template brings Ollama's own Go template and stop words along",
-            missing="The file's Jinja template is run as it is, so no stand-in for it is looked up.",
+            improved="Only the stop words: the file's Jinja template is run as it is. It is known by the marks around "
+            "its turns, so later versions of a template count too.",
         ),
         Case(65, "Fields of `info` of a wrong type are 400, each in its words"),
         Case(

@@ -15,9 +15,11 @@ from appliance.core import CreateRequest, Message, Progress
 from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelNotFound, NotQuantized
 from appliance.store.adapters import ONLY_ONE, gguf_adapter
 from appliance.store.blobs import digest_of, hex_of
+from appliance.store.capabilities import chat_template
 from appliance.store.details import human_count
 from appliance.store.gguf_header import MAGIC
 from appliance.store.gojson import encode
+from appliance.store.known_templates import known_template
 from appliance.store.manifests import LAYER_TYPE, Layer
 from appliance.store.names import ModelName, is_cloud, parse_name, parse_reference
 from appliance.store.parameters import DEPRECATED, check_parameters
@@ -107,6 +109,7 @@ def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, 
         inherited = _start_from_model(store, draft, request.source)
     elif request.files:
         yield from _start_from_files(store, draft, request.files)
+        inherited = yield from _recognise_template(store, draft)
     else:
         raise InvalidRequest("neither 'from' or 'files' was specified")
     if request.adapters:
@@ -213,6 +216,17 @@ def _start_from_gguf(
     elif len(ordered) > 1:
         raise InvalidRequest("only one model file is currently supported")
     draft.config = {"model_format": "gguf"}
+
+
+def _recognise_template(store: Store, draft: Draft) -> Generator[Progress, None, Mapping[str, Any]]:
+    """Add the stop strings of a network whose chat template is a known one; returns its parameters."""
+    known = known_template(chat_template(store.headers.facts(draft.network).metadata))
+    if not known:
+        return {}
+    parameters = {"stop": list(known.stops)}
+    draft.add("params", encode(parameters))
+    yield Progress(f"using autodetected template {known.name}")
+    return parameters
 
 
 def _start_from_folder(store: Store, draft: Draft, files: Mapping[str, str], form: str) -> None:

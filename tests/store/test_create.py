@@ -488,3 +488,57 @@ def test_a_setting_says_which_template_builds_prompts(
     model = Store(store.root, noprune=True, go_template=forced).model(parse_name("m"))
     assert model.uses_go_template is told
     assert ("tools" in model.capabilities()) is told
+
+
+@pytest.mark.spec(64)
+@pytest.mark.parametrize(
+    ("template", "name", "stops"),
+    [
+        ("<|im_start|>{{ role }} {{ content }}<|im_end|>", "chatml", ["<|im_start|>", "<|im_end|>"]),
+        ("<|im_start|>{{ role }} {{ tools | tojson }}<|im_end|>", "chatml", ["<|im_start|>", "<|im_end|>"]),
+        (
+            "<|user|>{{ content }}<|end|><|assistant|>",
+            "phi-3",
+            ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"],
+        ),
+        (
+            "<|user|>{{ content + eos_token }}<|assistant|>",
+            "zephyr",
+            ["<|system|>", "</s>", "<|user|>", "<|assistant|>"],
+        ),
+        (
+            "<|start_header_id|>user<|end_header_id|>{{ content }}<|eot_id|>",
+            "llama3-instruct",
+            ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        ),
+        ("<start_of_turn>{{ content }}<end_of_turn>", "gemma-instruct", ["<start_of_turn>", "<end_of_turn>"]),
+        ("<start_of_turn><start_of_image>{{ content }}<end_of_turn>", "gemma3-instruct", ["<end_of_turn>"]),
+        ("### Instruction:{{ content }}### Response:", "alpaca", ["### Instruction:", "### Response"]),
+        ("[INST]<<SYS>>{{ content }}[/INST]", "llama2-chat", ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]),
+    ],
+)
+def test_a_known_chat_template_brings_its_stops(
+    store: Store, create: Create, template: str, name: str, stops: list[str]
+) -> None:
+    statuses = create("m", {"template": template})
+    assert statuses[:2] == ["parsing GGUF", f"using autodetected template {name}"]
+    assert kinds(store, "m") == ["model", "params"]
+    assert store.model("m").parameters == {"stop": stops}
+    assert store.model("m").chat_template == template
+
+
+@pytest.mark.spec(64)
+@pytest.mark.parametrize("template", ["", JINJA, "[INST]{{ tools }}{{ content }}[/INST]", "user: {{ content }}"])
+def test_other_chat_templates_bring_no_stops(store: Store, create: Create, template: str) -> None:
+    create("m", {"template": template})
+    assert kinds(store, "m") == ["model"]
+
+
+def test_stops_of_the_request_or_of_the_child_win_over_the_templates(store: Store, create: Create) -> None:
+    chatml = {"template": "<|im_start|>{{ content }}<|im_end|>"}
+    create("m", chatml, parameters={"stop": ["END"]})
+    assert store.model("m").parameters == {"stop": ["END"]}
+    create("m", chatml, parameters={"top_k": 5})
+    assert store.model("m").parameters == {"stop": ["<|im_start|>", "<|im_end|>"], "top_k": 5}
+    create("child", source="m", parameters={"stop": ["END"]})
+    assert store.model("child").parameters == {"stop": ["END"], "top_k": 5}
