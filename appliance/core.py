@@ -252,8 +252,8 @@ class Metrics:
 class Reply:
     """One event of a chat or generate stream; the last has `done` set.
 
-    `rendered` carries the prompt text when only rendering was asked for; `context` the tokens of prompt and
-    answer on the last event of a generate that is not raw.
+    `rendered` carries the prompt text when only rendering was asked for, with markers for `images` images; `context`
+    the tokens of prompt and answer on the last event of a generate that is not raw.
     """
 
     text: str = ""
@@ -265,6 +265,7 @@ class Reply:
     metrics: Metrics | None = None
     context: tuple[int, ...] = ()
     rendered: str | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

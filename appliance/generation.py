@@ -22,12 +22,16 @@ REPEATS_LIMIT = 30  # equal chunks in a row before a runaway answer is ended
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt ready to run. `guarded`: end a free answer when it repeats itself; `context`: return its tokens."""
+    """A prompt ready to run, with markers for `images` images.
+
+    `guarded`: end a free answer when it repeats itself; `context`: return its tokens.
+    """
 
     text: str
     tokens: tuple[int, ...]
     guarded: bool = False
     context: bool = False
+    images: int = 0
 
 
 class Stopwatch:

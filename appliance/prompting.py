@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from appliance.bundle import Bundle
@@ -17,6 +18,8 @@ from appliance.prompt.chat import (
     PromptTemplate,
     Tools,
     assemble_history,
+    images_in,
+    numbered,
     trim_history,
     without_thoughts,
 )
@@ -57,22 +60,25 @@ def generate_prompt(
     """The prompt of a completion: verbatim, filled in the middle, or as a conversation of one turn."""
     if request.raw:
         tokens = runner.tokenizer.encode(request.prompt, add_bos=True)
-        return Prompt(request.prompt, cut(tokens, request, runner, options, num_ctx), guarded=True)
+        fitting = cut(tokens, request, runner, options, num_ctx)
+        return Prompt(request.prompt, fitting, guarded=True, images=len(request.images))
     template = compiled(request.template) if request.template else template_of(model, runner)
     think = thinking(model, request)
+    turn = Message("user", request.prompt, images=request.images)
     if request.suffix:
         if not isinstance(template, GoPrompt):
             template = compiled(model.template)
             assert isinstance(template, GoPrompt)
-        text = template.render_fim(request.prompt, request.suffix, think)
+        text = template.render_fim(numbered([turn])[0].content, request.suffix, think)
         tokens = runner.tokenizer.encode(text, add_bos=True)
-        return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True, context=True)
+        fitting = cut(tokens, request, runner, options, num_ctx)
+        return Prompt(text, fitting, guarded=True, context=True, images=len(request.images))
     system = request.system or model.system
     turns = [Message("system", system)] if system else []
     turns += () if request.context else model.messages
-    turns.append(Message("user", request.prompt))
+    turns.append(turn)
     prompt = conversation(template, turns, request, runner, num_ctx, options, think=think, earlier=request.context)
-    return Prompt(prompt.text, prompt.tokens, guarded=True, context=True)
+    return replace(prompt, guarded=True, context=True)
 
 
 def conversation(
@@ -95,7 +101,7 @@ def conversation(
     def render(turns: Sequence[Message]) -> tuple[str, list[int]]:
         key = tuple(map(id, turns))  # messages may hold what cannot be hashed
         if key not in rendered:
-            text = template.render(turns, tools=tools, think=think)
+            text = template.render(numbered(turns), tools=tools, think=think)
             rendered[key] = text, [*earlier, *runner.tokenizer.encode(text, add_bos=not earlier)]
         return rendered[key]
 
@@ -105,12 +111,13 @@ def conversation(
         if len(kept) < len(messages):
             log.warning("dropped the %d oldest messages to fit %d tokens", len(messages) - len(kept), num_ctx)
     text, tokens = render(kept)
+    text, images = runner.tokenizer.written(earlier) + text, images_in(kept)
     guarded = isinstance(template, GoPrompt)
     if guarded:
-        return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True)
+        return Prompt(text, cut(tokens, request, runner, options, num_ctx), guarded=True, images=images)
     if len(tokens) > num_ctx:
         raise PromptTooLong(len(tokens), num_ctx)
-    return Prompt(text, tuple(tokens))
+    return Prompt(text, tuple(tokens), images=images)
 
 
 def thinking(model: StoredModel, request: InferenceRequest) -> Think | None:

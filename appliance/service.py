@@ -22,7 +22,6 @@ from appliance.config import Settings
 from appliance.conversion import Converter, convert_adapter
 from appliance.core import (
     BundleFacts,
-    Capability,
     ChatRequest,
     CreateRequest,
     DoneReason,
@@ -30,8 +29,8 @@ from appliance.core import (
     EmbedRequest,
     EngineStats,
     GenerateRequest,
-    InferenceRequest,
     LoadedModel,
+    Message,
     ModelDetails,
     ModelSummary,
     Progress,
@@ -56,6 +55,7 @@ from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.library import Library
 from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
+from appliance.support import check_sight, check_support, served
 
 if TYPE_CHECKING:
     from appliance.registry.exchange import Exchange
@@ -64,9 +64,6 @@ log = logging.getLogger(__name__)
 
 OLLAMA_API_VERSION = "0.33.0"
 """The version of Ollama whose API this server speaks; clients switch features on by it."""
-
-CAPABILITIES: frozenset[Capability] = frozenset({"completion", "tools", "insert", "embedding", "thinking", "rerank"})
-"""What this version claims of a model that has it. Vision it cannot serve yet."""
 
 CLOUD_INFERENCE = "ollama cloud is disabled: remote model is unavailable"
 CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"
@@ -106,8 +103,7 @@ class Service:
         check_support(model, request, "chat")
         if request.tools and "tools" not in model.capabilities():
             raise Unsupported(f"{model.name.full} does not support tools")
-        if any(message.images for message in request.messages):
-            raise Unsupported(f"{model.name.full} does not support vision")
+        check_sight(model, request, (*model.messages, *request.messages))
         build = partial(chat_prompt, model, request) if request.messages else None
         async with contextlib.aclosing(self._infer(model, request, build, stopwatch)) as replies:
             async for reply in replies:
@@ -127,8 +123,7 @@ class Service:
         check_support(model, request, "generate")
         if request.suffix and "insert" not in model.capabilities():
             raise Unsupported(f"{model.name.full} does not support insert")
-        if request.images:
-            raise Unsupported(f"{model.name.full} does not support vision")
+        check_sight(model, request, (Message("user", images=request.images), *model.messages))
         build = partial(generate_prompt, model, request) if request.prompt else None
         async with contextlib.aclosing(self._infer(model, request, build, stopwatch)) as replies:
             async for reply in replies:
@@ -321,7 +316,7 @@ class Service:
                 raise Unsupported(f'"{request.model}" does not support completion')
             prompt = await asyncio.to_thread(build, runner, chosen, num_ctx)
             if request.render_only:
-                yield Reply(rendered=prompt.text)
+                yield Reply(rendered=prompt.text, images=prompt.images)
                 return
             schema = schema_of(request.format)
             constraint = await asyncio.to_thread(runner.grammars.constraint, schema) if schema is not None else None
@@ -368,19 +363,6 @@ class Service:
         if model.remote:
             raise Forbidden(cloud)
         return model
-
-
-def served(capabilities: tuple[Capability, ...]) -> tuple[Capability, ...]:
-    """Those of a model's capabilities that this version serves."""
-    return tuple(capability for capability in capabilities if capability in CAPABILITIES)
-
-
-def check_support(model: StoredModel, request: InferenceRequest, endpoint: str) -> None:
-    """Raise Unsupported where the request wants thoughts of a model that has none, or text of one that writes none."""
-    if request.think and "thinking" not in model.capabilities():
-        raise Unsupported(f'"{request.model}" does not support thinking')
-    if "completion" not in model.capabilities():
-        raise Unsupported(f'"{request.model}" does not support {endpoint}')
 
 
 def schema_of(wanted: Any) -> Mapping[str, Any] | None:

@@ -73,11 +73,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(32, "Without a prompt and with `keep_alive` 0 the model is unloaded, and never loaded for it"),
         Case(33, "Images reach the engine in their order", missing=VISION),
         Case(34, "A model that makes images is refused with 400"),
-        Case(
-            35,
-            "Without a Go template the file's Jinja builds the prompt, and `context` goes in front",
-            missing=f"Markers of images. {VISION}",
-        ),
+        Case(35, "Without a Go template the file's Jinja builds the prompt, and `context` goes in front"),
         Case(36, "`_debug_render_only` answers with the prompt and runs nothing"),
         Case(
             37,
@@ -111,11 +107,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(50, "`format` without thinking holds from the first token"),
         Case(51, "Harmony: channels become thinking, content and calls, and no marker leaks"),
         Case(52, "A parser's failure in the middle of a stream is one last error line"),
-        Case(
-            53,
-            "A conversation that is too long loses its oldest turns; system messages and the last one stay",
-            missing=f"Renumbering of images. {VISION}",
-        ),
+        Case(53, "A conversation that is too long loses its oldest turns; system messages and the last one stay"),
         Case(54, "What fits is tokenised once"),
         Case(
             55,

@@ -54,7 +54,7 @@ async def generate(data: JSONBody[wire.GenerateRequest], service: Injected) -> R
             done=reply.done,
             context=list(reply.context),
             tool_calls=tool_calls(reply),
-            **ending(reply, len(data.images)),
+            **ending(reply),
         )
 
     return answer(service.generate(request), event, stream=data.stream)
@@ -70,7 +70,6 @@ async def chat(data: JSONBody[wire.ChatRequest], service: Injected) -> Response[
     )
     if not data.model:
         raise InvalidRequest("model is required")
-    images = sum(len(each.images) for each in data.messages)
 
     def event(reply: core.Reply) -> wire.ChatResponse:
         said = wire.Message(
@@ -79,9 +78,7 @@ async def chat(data: JSONBody[wire.ChatRequest], service: Injected) -> Response[
             thinking=reply.thinking,
             tool_calls=tool_calls(reply),
         )
-        return wire.ChatResponse(
-            model=data.model, created_at=utc_now(), message=said, done=reply.done, **ending(reply, images)
-        )
+        return wire.ChatResponse(model=data.model, created_at=utc_now(), message=said, done=reply.done, **ending(reply))
 
     return answer(service.chat(request), event, stream=data.stream)
 
@@ -122,13 +119,13 @@ def tool_calls(reply: core.Reply | core.Message) -> list[wire.ToolCall]:
     return [msgspec.convert(call, wire.ToolCall) for call in reply.tool_calls]
 
 
-def ending(reply: core.Reply, images: int) -> dict[str, Any]:
+def ending(reply: core.Reply) -> dict[str, Any]:
     """The fields after the text that both kinds of reply have; most are there only at the end."""
     fields: dict[str, Any] = {"logprobs": [logprob(each) for each in reply.logprobs]}
     if reply.done_reason:
         fields["done_reason"] = reply.done_reason.value
     if reply.rendered is not None:
-        fields["debug_info"] = wire.DebugInfo(rendered_template=reply.rendered, image_count=images)
+        fields["debug_info"] = wire.DebugInfo(rendered_template=reply.rendered, image_count=reply.images)
     if metrics := reply.metrics:  # clients take a duration of 0 for a missing one
         fields |= {
             "total_duration": max(1, metrics.total_ns),

@@ -128,6 +128,27 @@ def _without_thought(content: str) -> str:
     return rest.lstrip() if closed else content
 
 
+def numbered(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with a marker for each image, `[img-0]` and so on: in place of an `[img]`, else in front."""
+    found, number = [], 0
+    for message in messages:
+        content, before = message.content, ""
+        for _ in message.images:
+            marker = f"[img-{number}]"
+            number += 1
+            if "[img]" in content:
+                content = content.replace("[img]", marker, 1)
+            else:
+                before += marker
+        found.append(replace(message, content=before + content))
+    return found
+
+
+def images_in(messages: Sequence[Message]) -> int:
+    """How many images a conversation has."""
+    return sum(len(message.images) for message in messages)
+
+
 def trim_history(messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> list[Message]:
     """The conversation less as many of its oldest messages as it takes to fit (spec 1.7).
 

@@ -97,6 +97,12 @@ class Tokenizer:
         stream = self.stream(())
         return "".join(map(stream.push, ids)) + stream.flush()
 
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of `ids` as it was before it was encoded: as `decode`, but with control tokens spelled out."""
+        shown = {token: str(self._added[token].content) for token in self._added.keys() & set(ids)}
+        stream = self.stream((), shown)
+        return "".join(map(stream.push, ids)) + stream.flush()
+
     def token_text(self, token: int) -> str:
         """What one token contributes inside a text, leading space included; a part of a character is U+FFFD."""
         return self.token_bytes(token).decode("utf-8", "replace")

@@ -123,12 +123,13 @@ def test_logprobs_carry_bytes(client: Client, service: FakeService) -> None:
 
 @pytest.mark.spec(36)
 def test_rendering_only(client: Client, service: FakeService) -> None:
-    service.script = [Reply(rendered="user: hi")]
+    service.script = [Reply(rendered="user: hi", images=1)]
     response = post(client, "/api/generate", '{"model":"m","prompt":"hi","images":["aGk="],"_debug_render_only":true}')
     assert timeless(response.text) == (
         '{"model":"m","created_at":"T","response":"","done":false,'
         '"_debug_info":{"rendered_template":"user: hi","image_count":1}}'
     )
+    service.script = [Reply(rendered="user: hi")]
     response = post(client, "/api/chat", '{"model":"m","_debug_render_only":true,"stream":false}')
     assert timeless(response.text) == (
         '{"model":"m","created_at":"T","message":{"role":"","content":""},"done":false,'

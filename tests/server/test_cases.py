@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -129,6 +130,46 @@ def test_rendering_runs_nothing(tiny_server: Server) -> None:
     body = {"model": TINY, "messages": [said("user", "Hi")], "stream": True}
     assert prompt_of(tiny_server, "chat", **body) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert tiny_server.client.get("/api/stats").json() == before
+
+
+@pytest.mark.spec(35, 53)
+@pytest.mark.parametrize("go", [True, False])
+def test_markers_of_images(tiny_server: Server, make: Make, go: bool) -> None:
+    model = make(template=ROLES) if go else TINY
+    image = base64.b64encode(b"an image").decode()
+    turns = [
+        {**said("user", "two of them"), "images": [image, image]},
+        said("assistant", "[img]"),
+        {**said("user", "here [img] and in front"), "images": [image, image]},
+    ]
+    body = {"model": model, "messages": turns, "_debug_render_only": True}
+    shown = post(tiny_server, "chat", **body).json()["_debug_info"]
+    assert shown["image_count"] == 4
+    texts = ["[img-0][img-1]two of them", "[img]", "[img-3]here [img-2] and in front"]
+    assert all(text in shown["rendered_template"] for text in texts)
+    shown = post(tiny_server, "chat", **body, options={"num_ctx": 64 if go else 72}).json()["_debug_info"]
+    assert shown["image_count"] == 2
+    assert "[img-1]here [img-0] and in front" in shown["rendered_template"]
+    shown = post(tiny_server, "generate", model=model, prompt="x", images=[image], _debug_render_only=True).json()
+    assert "[img-0]x" in shown["_debug_info"]["rendered_template"]
+
+
+@pytest.mark.spec(35)
+def test_a_context_goes_in_front(tiny_server: Server) -> None:
+    body = {"model": TINY, "prompt": "Hi", "stream": False, "options": SHORT}
+    before = post(tiny_server, "generate", **body).json()
+    rendered = prompt_of(tiny_server, "generate", model=TINY, prompt="And?", context=before["context"])
+    first, second = (f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in ("Hi", "And?"))
+    assert rendered.startswith(first)
+    assert rendered.endswith(second)
+
+
+def test_images_among_a_models_messages_are_refused(tiny_server: Server, make: Make) -> None:
+    image = base64.b64encode(b"an image").decode()
+    model = make(messages=[{**said("user", "look"), "images": [image]}])
+    answer = post(tiny_server, "chat", model=model, messages=[said("user", "Hi")])
+    text = f"registry.ollama.ai/library/{model}:latest does not support vision"
+    assert (answer.status_code, answer.json()) == (400, {"error": text})
 
 
 @pytest.mark.spec(39)
