@@ -207,11 +207,18 @@ class Service:
         await asyncio.to_thread(self._store.delete, model)
 
     async def create(self, request: CreateRequest) -> AsyncGenerator[Progress, None]:
-        """Make a model, convert it, and only then let it be seen. Closing the generator abandons it."""
+        """Make a model, convert it, and only then let it be seen. Closing the generator abandons it.
+
+        A source that is not installed is pulled first, and stays.
+        """
         if request.template:
             check_template(request.template)
         if request.parser and request.parser not in PARSERS:
             raise InvalidRequest(f'unknown parser "{request.parser}", known are: {", ".join(PARSERS)}')
+        if await asyncio.to_thread(creation.lacks_source, self._store, request):
+            async with contextlib.aclosing(self._pull_source(request.source)) as steps:
+                async for progress in steps:
+                    yield progress
         draft: creation.Draft | None = None
         async for step in stepped(creation.assemble(self._store, request)):
             if isinstance(step, creation.Draft):
@@ -240,6 +247,16 @@ class Service:
     def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Fetch a model from its registry. Closing the generator leaves what has come for the next time."""
         return self._exchange().pull(request, partial(advice, self._settings))
+
+    async def _pull_source(self, source: str) -> AsyncGenerator[Progress, None]:
+        """Fetch the model that another is made of. `success` is left for that one to say."""
+        try:
+            async with contextlib.aclosing(self.pull(TransferRequest(source))) as steps:
+                async for progress in steps:
+                    if progress.status != "success":
+                        yield progress
+        except Forbidden as error:
+            raise Forbidden(f"'{source}' is not installed, and {error}") from error
 
     def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Send a model to the registry that its name says. Closing the generator ends it."""

@@ -93,6 +93,19 @@ class Draft:
         self.add(kind, content)
 
 
+def lacks_source(store: Store, request: CreateRequest) -> bool:
+    """Whether the model to start from has to be pulled first. Raises InvalidName, InvalidRequest, Forbidden."""
+    parse_name(request.model)
+    _check_files(request.adapters)
+    if not request.source:
+        return False
+    try:
+        _source(store, request.source)
+    except ModelNotFound:
+        return True
+    return False
+
+
 def assemble(store: Store, request: CreateRequest) -> Generator[Progress, None, Draft]:
     """Work out what the model consists of; returns the draft for commit().
 
@@ -153,14 +166,7 @@ def _start_from_model(store: Store, draft: Draft, source: str) -> Mapping[str, A
 
     Returns its parameters.
     """
-    if is_cloud(source):
-        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
-    try:
-        base = store.model(store.fold(parse_reference(source)))
-    except ModelNotFound as error:
-        raise ModelNotFound("pull model manifest: file does not exist") from error
-    except InvalidName as error:
-        raise InvalidName("invalid model name") from error
+    base = _source(store, source)
     _check_source(base)
     for layer in base.manifest.layers:
         taken = Layer(layer.media_type, layer.digest, layer.size, base.name.short, layer.name)
@@ -170,6 +176,15 @@ def _start_from_model(store: Store, draft: Draft, source: str) -> Mapping[str, A
     if "recipe" in base.parameters and base.config.get("file_type"):  # which may say more than the file does
         draft.config["file_type"] = base.config["file_type"]
     return base.parameters
+
+
+def _source(store: Store, reference: str) -> StoredModel:
+    if is_cloud(reference):
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable")
+    try:
+        return store.model(store.fold(parse_reference(reference)))
+    except InvalidName as error:
+        raise InvalidName("invalid model name") from error
 
 
 def _check_source(base: StoredModel) -> None:

@@ -278,7 +278,7 @@ def test_deprecated_parameters_are_named_and_left_out(store: Store, create: Crea
         ({"model": ""}, InvalidName, "invalid model name"),
         ({"model": "../x"}, InvalidName, "invalid model name"),
         ({"files": {}}, InvalidRequest, "neither 'from' or 'files' was specified"),
-        ({"source": "nope"}, ModelNotFound, "pull model manifest: file does not exist"),
+        ({"source": "nope"}, ModelNotFound, "model 'nope:latest' not found"),
         ({"source": "n o"}, InvalidName, "invalid model name"),
         ({"source": "x:cloud"}, Forbidden, "ollama cloud is disabled: remote model is unavailable"),
         ({"files": {"a.gguf": ""}}, InvalidRequest, "invalid digest format"),
