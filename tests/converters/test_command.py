@@ -257,7 +257,7 @@ def test_a_partial_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     assert other.exists()
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 10**20])
+@pytest.mark.parametrize("pid", [os.getpid(), 10**20], ids=["own", "none"])
 @pytest.mark.parametrize("name", ["bundle", "model[1].exact"])
 def test_a_partial_of_a_dead_process_is_removed(tmp_path: Path, pid: int, name: str) -> None:
     """Also one of a process with our id: in a container ids start over."""
