@@ -223,6 +223,32 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
 }
 
 
+ELSEWHERE: tuple[tuple[str, str], ...] = (
+    (
+        "`POST /api/me`, `POST /api/signout`, `DELETE /api/user/keys/KEY`",
+        "Not there: 404. They are about accounts at ollama.com, which this server never reaches.",
+    ),
+    ("`/debug/pprof`", "Not there: 404. `GET /api/stats` tells what the server does."),
+    (
+        "A model whose weights have gone",
+        "500, as Ollama's, but the text names the model, the blob, and what to do instead of a path of this machine.",
+    ),
+    ("`create` of a file that was not uploaded", "404, which names the blob; Ollama answers 500 with a path."),
+    (
+        "A model that cannot be converted",
+        "500, and the text says what is supported; Ollama advises to pull the model again.",
+    ),
+    ("A prompt that is too long", "Ollama's text, and behind it how many tokens it has and how many it may have."),
+    (
+        "`Content-Type` of a stream that fails before its first line",
+        "Always `application/json; charset=utf-8` for chat and generate; Ollama leaves out the charset where its "
+        "runner failed.",
+    ),
+    ("`show`", "A key `bundle` more: what the model was converted to, and what that cost."),
+)
+"""What Ollama's tests do not ask for, and where this server is not the same: the place and the difference."""
+
+
 def by_number() -> dict[int, Case]:
     """Every case under its number."""
     return {case.number: case for cases in SECTIONS.values() for case in cases}

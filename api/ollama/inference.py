@@ -68,7 +68,7 @@ async def chat(data: JSONBody[wire.ChatRequest], service: Injected) -> Response[
         messages=tuple(message(each) for each in data.messages),
         tools=tuple(msgspec.to_builtins(tool) for tool in data.tools),
     )
-    if not data.model:
+    if not data.model.strip():
         raise InvalidRequest("model is required")
 
     def event(reply: core.Reply) -> wire.ChatResponse:

@@ -101,7 +101,7 @@ async def remove(data: JSONBody[wire.DeleteRequest], service: Injected) -> Respo
 
 def required(data: wire.ShowRequest | wire.DeleteRequest) -> str:
     """The model's name under either key; raises InvalidRequest."""
-    if name := data.model or data.name:
+    if (name := data.model or data.name).strip():
         return name
     raise InvalidRequest("model is required")
 

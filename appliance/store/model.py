@@ -87,11 +87,14 @@ class StoredModel:
         return self._network().source(self.blobs, self.derived)
 
     def require_runnable(self) -> None:
-        """Raise UnsupportedModel or BlobNotFound unless its parts are the whole network and its parser is known."""
+        """Raise UnsupportedModel or CorruptManifest unless its parts are the whole network and its parser is known."""
         for kind in unread(self.manifest.layers):
             raise UnsupportedModel(f"'{self.name.short}' has a layer of the kind {kind}, which", ("model",))
-        self._network().files(self.blobs)
-        self._network().adapter_file(self.blobs)
+        try:
+            self._network().files(self.blobs)
+            self._network().adapter_file(self.blobs)
+        except BlobNotFound as error:
+            raise self._incomplete(error) from error
         if self.parser and self.parser not in PARSERS:
             raise UnsupportedModel(f"the parser '{self.parser}' that '{self.name.short}' names", tuple(PARSERS))
         if self.chat_template or capabilities.shows_messages(self.template):
@@ -165,11 +168,14 @@ class StoredModel:
 
     @cached_property
     def header(self) -> HeaderFacts | None:
-        """The facts of its network, None if it has none; raises BlobNotFound, ModelFileError.
+        """The facts of its network, None if it has none; raises CorruptManifest, ModelFileError.
 
         Kept: a model that is loaded can be deleted, and is still listed as loaded.
         """
-        return self.headers.facts(self.parts) if self.parts else None
+        try:
+            return self.headers.facts(self.parts) if self.parts else None
+        except BlobNotFound as error:
+            raise self._incomplete(error) from error
 
     def full_header(self) -> ModelHeader | None:
         """The whole header of its network, parsed anew."""
@@ -224,7 +230,11 @@ class StoredModel:
 
     def _corrupt(self, layer: Layer) -> CorruptManifest:
         part = layer.kind or "config"
-        return CorruptManifest(f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})")
+        what = f"the {part} of '{self.name.short}' is missing or damaged ({layer.digest})"
+        return CorruptManifest(f"{what}; pull or create the model again")
+
+    def _incomplete(self, error: BlobNotFound) -> CorruptManifest:
+        return CorruptManifest(f"the weights of '{self.name.short}' are incomplete: {error}; pull or create it again")
 
 
 def bundle_path(derived: Path, digest: str, recipe: str, kv: str = "f32", target: str = "cpu") -> Path:

@@ -232,6 +232,7 @@ def test_the_content_type_is_ignored(client: Client) -> None:
         ("/api/chat", "", 400, "missing request body"),
         ("/api/chat", "null", 400, "model is required"),
         ("/api/chat", "{}", 400, "model is required"),
+        ("/api/chat", '{"model":" "}', 400, "model is required"),
         ("/api/chat", '{"top_logprobs":-1}', 400, "top_logprobs must be between 0 and 20"),
     ],
 )

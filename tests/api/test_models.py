@@ -159,6 +159,7 @@ def test_copy_and_delete(client: Client, service: FakeService) -> None:
     ("method", "path", "body", "text"),
     [
         ("POST", "/api/show", "{}", "model is required"),
+        ("POST", "/api/show", '{"model":" "}', "model is required"),
         ("POST", "/api/show", "null", "model is required"),
         ("POST", "/api/show", "", "missing request body"),
         ("DELETE", "/api/delete", "{}", "model is required"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -278,3 +279,26 @@ def test_where_the_context_length_comes_from(tmp_path: Path, endless_gguf: Path)
         model = "own"
         post(server, "create", model=model, parameters={"num_ctx": 200}, stream=False, **{"from": "plain"})
         assert (context(server), context(server, num_ctx=50)) == (200, 50)
+
+
+def test_a_model_that_lost_its_file(tiny_server: Server, tmp_path: Path) -> None:
+    gguf = write_tiny_gguf(tmp_path / "other.gguf", seed=9)
+    tiny_server.create("holed", gguf)
+    blob = tiny_server.models / "blobs" / f"sha256-{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
+    content = blob.read_bytes()
+    blob.unlink()
+    try:
+        for path, body in (
+            ("generate", {"prompt": "x"}),
+            ("chat", {"messages": [said("user", "x")]}),
+            ("embed", {"input": "x"}),
+        ):
+            answer = post(tiny_server, path, model="holed", **body)
+            assert answer.status_code == 500
+            assert answer.json()["error"].startswith("the weights of 'holed:latest' are incomplete: blob ")
+            assert answer.json()["error"].endswith("; pull or create it again")
+    finally:
+        blob.write_bytes(content)
+    answer = post(tiny_server, "generate", model="holed", prompt="x", stream=False, options=SHORT)
+    assert answer.status_code == 200
+    assert tiny_server.client.request("DELETE", "/api/delete", json={"model": "holed"}).status_code == 200
