@@ -19,7 +19,7 @@ from typing import Any
 
 from appliance.bundle import DECODER_RECIPES, ENCODER_RECIPES, read_description
 from appliance.config import AUTO, Settings
-from appliance.core import BundleFacts, Fidelity, Likeness
+from appliance.conversion_facts import BundleFacts, Fidelity, Likeness
 from appliance.errors import InvalidOption, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens

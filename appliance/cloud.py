@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from appliance.config import clean, parse_bool
+from appliance.setting_values import clean, parse_bool
 
 log = logging.getLogger(__name__)
 

@@ -7,22 +7,32 @@ key or a bad value is an error that names it.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from appliance.bundle import KV_TYPES, RECIPES
-from appliance.core import FOREVER_S
 from appliance.errors import InvalidSetting
+from appliance.setting_values import (
+    DEFAULT_PORT,
+    clean,
+    integer,
+    one_of,
+    parse_address,
+    parse_bool,
+    parse_keep_alive_s,
+    parse_kv_cache_type,
+    parse_level,
+    parse_list,
+    parse_path,
+    parse_timeout_s,
+)
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 11434
 DEFAULT_STEP_MS = 150
 DEFAULT_PREFIX_CACHE_BYTES = 256 * 2**20
 DEFAULT_DISK_FLOOR_BYTES = 500 * 10**6
@@ -30,143 +40,6 @@ PROVIDERS = ("auto", "cpu", "cuda", "directml")
 AUTO = "auto"
 SPINNING = (AUTO, "on", "off")
 SPECULATING = (AUTO, "on", "off")
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-_DURATION_UNITS_S = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "μs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3.6e3,
-}
-_LONGEST_S = 2**63 / 1e9  # Go's longest duration, 292 years
-_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-
-
-class Address(NamedTuple):
-    """What OLLAMA_HOST says. `port` is None when neither a port nor a scheme was written."""
-
-    scheme: str
-    host: str
-    port: int | None
-    path: str
-
-
-def clean(value: str) -> str:
-    """The text of an environment variable without the blanks and quotes around it."""
-    return value.strip().strip("\"'")
-
-
-def parse_bool(text: str) -> bool:
-    """Go's strconv.ParseBool; raises ValueError."""
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    raise ValueError("must be true or false")
-
-
-def parse_duration_s(text: str) -> float:
-    """Seconds of a Go duration ("1h30m", "-1m", "500ms") or of a plain number; raises ValueError."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
-        parts = _DURATION_PART.findall(body)
-        if not parts or "".join(number + unit for number, unit in parts) != body:
-            raise ValueError("must be seconds or a duration such as 5m") from None
-        seconds = sign * sum(float(number) * _DURATION_UNITS_S[unit] for number, unit in parts)
-    if seconds != seconds:
-        raise ValueError("must be seconds or a duration such as 5m")
-    return seconds
-
-
-def parse_address(text: str) -> Address:
-    """OLLAMA_HOST in any of its forms: `host`, `host:port`, `:port`, `[::1]:port`, a URL with a path.
-
-    A written scheme brings its own default port (http 80, https 443). `:port` alone means every interface. A
-    port that is none is replaced by the default, with a warning.
-    """
-    scheme, separator, rest = text.strip().rpartition("://")
-    default_port = {"http": 80, "https": 443}.get(scheme, DEFAULT_PORT) if separator else DEFAULT_PORT
-    host_port, _, path = rest.partition("/")
-    port: int | None = default_port if separator else None
-    if match := re.fullmatch(r"(\[[^\]]*\]|[^:]*):([^:]*)", host_port):
-        host, port_text = match[1].strip("[]") or "0.0.0.0", match[2]
-        if port_text.isdecimal() and int(port_text) <= 65535:
-            port = int(port_text)
-        else:
-            log.warning("invalid port %r, using %d", port_text, default_port)
-            port = default_port
-    else:
-        host = host_port.strip("[]") or "127.0.0.1"
-    return Address(scheme or "http", _canonical(host), port, path.strip("/"))
-
-
-def _canonical(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host
-
-
-def _keep_alive_s(text: str) -> float:
-    seconds = parse_duration_s(text)
-    return FOREVER_S if seconds < 0 or seconds >= _LONGEST_S else seconds
-
-
-def _timeout_s(text: str) -> float:
-    seconds = parse_duration_s(text)
-    return FOREVER_S if seconds <= 0 else seconds
-
-
-def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        bounds = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        if not re.fullmatch(r"[+-]?\d{1,18}", text):
-            raise ValueError(f"must be a whole number, {bounds}")
-        number = int(text)
-        if number < minimum or (maximum is not None and number > maximum):
-            raise ValueError(f"must be {bounds}")
-        return number
-
-    return parse
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _kv_cache_type(text: str) -> str:
-    """OLLAMA_KV_CACHE_TYPE, upper case or lower. Its "f16" is kept at twice the bytes; what loses more is refused."""
-    wanted = text.lower()
-    if wanted == "f16":
-        log.warning("KV cache type f16: on the CPU keys and values are kept in float32 (f32); q8_0 takes a quarter")
-        return "f32"
-    if wanted not in KV_TYPES:
-        raise ValueError(f"must be one of {', '.join(KV_TYPES)}")
-    return wanted
-
-
-def _level(text: str) -> int:
-    """OLLAMA_DEBUG: a boolean, or a number where 2 means trace."""
-    return int(parse_bool(text)) if text in _TRUE or text in _FALSE else _integer(0)(text)
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("must not be empty")
-    return Path(text).expanduser()
 
 
 def _setting(default: Any, variable: str, parse: Callable[[str], Any], doc: str) -> Any:
@@ -183,46 +56,48 @@ class Settings:
         str,
         "Address to listen on, also as host:port or URL; `:port` is every interface",
     )
-    port: int = _setting(DEFAULT_PORT, "OLLAMA_HOST", _integer(0, 65535), "Port to listen on; 0 picks a free one")
+    port: int = _setting(DEFAULT_PORT, "OLLAMA_HOST", integer(0, 65535), "Port to listen on; 0 picks a free one")
     models: Path = _setting(  # noqa: RUF009
         Path("~/.ollama/models"),
         "OLLAMA_MODELS",
-        _path,
+        parse_path,
         "Folder of the store: manifests, blobs and converted models",
     )
     keep_alive_s: float = _setting(
         300.0,
         "OLLAMA_KEEP_ALIVE",
-        _keep_alive_s,
+        parse_keep_alive_s,
         "How long a model stays loaded after its last use: a duration or seconds; negative is forever",
     )
     load_timeout_s: float = _setting(
         300.0,
         "OLLAMA_LOAD_TIMEOUT",
-        _timeout_s,
+        parse_timeout_s,
         "How long converting a model may go on without progress; 0 or less is no limit",
     )
     context_length: int = _setting(
         0,
         "OLLAMA_CONTEXT_LENGTH",
-        _integer(0),
+        integer(0),
         "Context in tokens where neither request nor model sets num_ctx; 0 is 4096",
     )
     num_parallel: int = _setting(
-        4, "OLLAMA_NUM_PARALLEL", _integer(1), "Requests that one model answers at the same time"
+        4, "OLLAMA_NUM_PARALLEL", integer(1), "Requests that one model answers at the same time"
     )
     max_loaded_models: int = _setting(
-        0, "OLLAMA_MAX_LOADED_MODELS", _integer(0), "Models loaded at the same time; 0 is 3"
+        0, "OLLAMA_MAX_LOADED_MODELS", integer(0), "Models loaded at the same time; 0 is 3"
     )
-    max_queue: int = _setting(512, "OLLAMA_MAX_QUEUE", _integer(1), "Requests that may wait; one more is answered 503")
+    max_queue: int = _setting(512, "OLLAMA_MAX_QUEUE", integer(1), "Requests that may wait; one more is answered 503")
     origins: tuple[str, ...] = _setting(
-        (), "OLLAMA_ORIGINS", _list, "Browser origins allowed besides the local ones, separated by commas"
+        (), "OLLAMA_ORIGINS", parse_list, "Browser origins allowed besides the local ones, separated by commas"
     )
-    debug: int = _setting(0, "OLLAMA_DEBUG", _level, "1 or more logs each request, and more of what goes on inside")
+    debug: int = _setting(
+        0, "OLLAMA_DEBUG", parse_level, "1 or more logs each request, and more of what happens inside"
+    )
     disk_floor_bytes: int = _setting(
         DEFAULT_DISK_FLOOR_BYTES,
         "APPLIANCE_DISK_FLOOR_BYTES",
-        _integer(0),
+        integer(0),
         "Disk space that is left free: what would take it is refused, with status 507; 0 uses the disk up",
     )
     noprune: bool = _setting(False, "OLLAMA_NOPRUNE", parse_bool, "Keep blobs that no model uses")
@@ -236,64 +111,64 @@ class Settings:
     provider: str = _setting(
         "auto",
         "APPLIANCE_PROVIDER",
-        _one_of(PROVIDERS),
+        one_of(PROVIDERS),
         f"ONNX Runtime execution provider: {', '.join(PROVIDERS)}",
     )
-    threads: int = _setting(0, "APPLIANCE_THREADS", _integer(0), "Threads of one model; 0 is one per physical core")
+    threads: int = _setting(0, "APPLIANCE_THREADS", integer(0), "Threads of one model; 0 is one per physical core")
     spinning: str = _setting(
         "auto",
         "APPLIANCE_SPINNING",
-        _one_of(SPINNING),
+        one_of(SPINNING),
         f"Whether idle threads spin for a moment before they sleep: {', '.join(SPINNING)}; "
         "auto does unless other processes are busy while the model loads",
     )
     prefill_chunk_tokens: int = _setting(
         256,
         "APPLIANCE_PREFILL_CHUNK_TOKENS",
-        _integer(1),
+        integer(1),
         "Prompt tokens read in one step, at most",
     )
     step_ms: int = _setting(
         DEFAULT_STEP_MS,
         "APPLIANCE_STEP_MS",
-        _integer(1),
+        integer(1),
         "How long a step may read a prompt while others wait for their next token, in milliseconds",
     )
     recipe: str = _setting(
         AUTO,
         "APPLIANCE_RECIPE",
-        _one_of((AUTO, *RECIPES)),
+        one_of((AUTO, *RECIPES)),
         f"How models without a recipe of their own are converted: {AUTO}, {', '.join(RECIPES)}",
     )
     kv_cache_type: str = _setting(
         "f32",
         "OLLAMA_KV_CACHE_TYPE",
-        _kv_cache_type,
+        parse_kv_cache_type,
         f"How keys and values are cached: {', '.join(KV_TYPES)}; f16 is taken as f32",
     )
     speculate: str = _setting(
         AUTO,
         "APPLIANCE_SPECULATE",
-        _one_of(SPECULATING),
+        one_of(SPECULATING),
         f"Guess tokens ahead and keep those that the model confirms: {', '.join(SPECULATING)}; auto does where that "
         "cannot change a text that would always be the same: not at temperature 0 with quantised weights",
     )
     memory_budget_bytes: int = _setting(
         0,
         "APPLIANCE_MEMORY_BUDGET_BYTES",
-        _integer(0),
+        integer(0),
         "Memory that models may use; 0 is 80 % of what is available",
     )
     prefix_cache_bytes: int = _setting(
         DEFAULT_PREFIX_CACHE_BYTES,
         "APPLIANCE_PREFIX_CACHE_BYTES",
-        _integer(0),
+        integer(0),
         "Most memory of each loaded model for the beginnings of past prompts; 0 shares no prompts at all",
     )
     prefix_snapshot_bytes: int = _setting(
         0,
         "APPLIANCE_PREFIX_SNAPSHOT_BYTES",
-        _integer(0),
+        integer(0),
         "Most disk space of each model for beginnings that many prompts share, to survive a restart; 0 keeps none",
     )
     offline: bool = _setting(
@@ -305,13 +180,13 @@ class Settings:
     ca_file: Path | None = _setting(  # noqa: RUF009
         None,
         "SSL_CERT_FILE",
-        _path,
+        parse_path,
         "Certificates (PEM) that registries are trusted by, instead of the system's: for a private authority",
     )
     registry_auth_file: Path = _setting(  # noqa: RUF009
         Path("~/.config/edge-appliance/auth.json"),
         "REGISTRY_AUTH_FILE",
-        _path,
+        parse_path,
         "Names and passwords for registries, in the form of Podman's and Docker's auth.json; its owner's alone (0600)",
     )
     origin: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)

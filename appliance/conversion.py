@@ -15,7 +15,8 @@ from typing import Any
 
 from appliance import errors
 from appliance.bundle import CONVERTER_VERSION, read_description
-from appliance.core import Inspection, Progress, RecipeCost
+from appliance.conversion_facts import Inspection, RecipeCost
+from appliance.core import Progress
 from appliance.errors import ApplianceError, ConversionFailed, ModelFileError, NotEnoughDisk
 from appliance.store.disk import Space
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from appliance.choice import KV_BYTES, preferred
 from appliance.config import Settings
 from appliance.conversion import run_inspection
-from appliance.core import Inspection, RecipeCost
+from appliance.conversion_facts import Inspection, RecipeCost
 from appliance.errors import ConversionFailed, ModelFileError
 from appliance.memory import total_budget_bytes, without_cache_bytes
 from appliance.options import DEFAULT_CONTEXT_TOKENS, context_tokens

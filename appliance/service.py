@@ -20,8 +20,8 @@ from appliance.choice import bundle_facts, choose, shortage
 from appliance.cloud import CloudSwitch
 from appliance.config import Settings
 from appliance.conversion import Converter, convert_adapter
+from appliance.conversion_facts import BundleFacts
 from appliance.core import (
-    BundleFacts,
     ChatRequest,
     CreateRequest,
     DoneReason,

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 
 from appliance.bundle import RECIPES
-from appliance.core import Inspection, RecipeCost
+from appliance.conversion_facts import Inspection, RecipeCost
 from appliance.errors import ModelFileError, UnsupportedModel
 from appliance.store.footprint import FULL_PRECISION
 from converters.bundle import CHECK_FACTOR, NOT_EXACT, ROTATED, Plan, describe, make_plan

@@ -14,7 +14,7 @@ import pytest
 from appliance.bundle import WEIGHTS
 from appliance.choice import Choice, automatic, bundle_facts, choose, fidelity_of, shortage
 from appliance.config import Settings
-from appliance.core import Fidelity, Likeness
+from appliance.conversion_facts import Fidelity, Likeness
 from appliance.errors import InvalidOption
 from appliance.memory import OVERHEAD_BYTES, without_cache_bytes
 from appliance.store.footprint import Footprint, footprint

@@ -9,17 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import (
-    Address,
-    Settings,
-    config_path,
-    load_settings,
-    parse_address,
-    parse_duration_s,
-    setting_fields,
-    unread_variables,
-)
+from appliance.config import Settings, config_path, load_settings, setting_fields, unread_variables
 from appliance.errors import InvalidSetting
+from appliance.setting_values import Address, parse_address, parse_duration_s
 
 
 @pytest.fixture

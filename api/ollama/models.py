@@ -12,7 +12,7 @@ from api.ollama.inference import tool_calls
 from api.ollama.routes import ERRORS
 from api.requests import BodyRequest, GoJSON
 from api.service import Injected
-from appliance import core
+from appliance import conversion_facts, core
 from appliance.errors import InvalidRequest
 
 COPILOT = "GitHubCopilotChat/"
@@ -120,13 +120,13 @@ def details(facts: core.ModelFacts, *, lengths: bool = False) -> wire.Details:
     )
 
 
-def converted(bundle: core.BundleFacts) -> wire.BundleFacts:
+def converted(bundle: conversion_facts.BundleFacts) -> wire.BundleFacts:
     """What a model was converted to, on the wire."""
     shown = wire.BundleFacts(recipe=bundle.recipe, kv_cache_type=bundle.kv_cache_type, size=bundle.size)
     match bundle.fidelity:
-        case core.Fidelity() as found:
+        case conversion_facts.Fidelity() as found:
             shown.fidelity = wire.Fidelity(found.tokens, found.nll, found.source_nll, found.top1)
-        case core.Likeness() as found:
+        case conversion_facts.Likeness() as found:
             shown.likeness = wire.Likeness(found.texts, found.cosine, found.least_cosine, found.score_error)
     return shown
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from appliance import __version__
-from appliance.config import DEFAULT_PORT, Settings, clean, load_settings, parse_address
+from appliance.config import Settings, load_settings
 from appliance.errors import ApplianceError
+from appliance.setting_values import DEFAULT_PORT, clean, parse_address
 
 if TYPE_CHECKING:
     import httpx  # imported where a client is made: help and completion of options need none

@@ -56,4 +56,5 @@ def caretaker(*, changing: bool, new: bool = False) -> Iterator[Caretaker]:
     if not new and not settings.models.is_dir():
         raise ApplianceError(f"there is no models folder {settings.models} yet")
     with sole_user(settings.models) if changing else contextlib.nullcontext():
-        yield care.caretaker(settings, Store(settings.models, noprune=True, floor=settings.disk_floor_bytes))
+        store = Store(settings.models, noprune=True, floor=settings.disk_floor_bytes, go_template=settings.go_template)
+        yield care.caretaker(settings, store)

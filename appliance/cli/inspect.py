@@ -48,7 +48,8 @@ def _installed(settings: Settings, name: str, adapter: Path | None) -> tuple[Pat
     """The file and the adapter of an installed model. Raises ModelNotFound."""
     from appliance.store.store import Store
 
-    model = Store(settings.models, noprune=True).model(name)  # which leaves alone what a server may be making
+    store = Store(settings.models, noprune=True, go_template=settings.go_template)
+    model = store.model(name)  # which leaves alone what a server may be making
     return model.source(), adapter or model.adapter()
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from appliance.cli.completion import model_names
-from appliance.config import load_settings, parse_duration_s
+from appliance.config import load_settings
 from appliance.errors import ApplianceError
+from appliance.setting_values import parse_duration_s
 
 if TYPE_CHECKING:
     from appliance.cli.session import Session

@@ -12,6 +12,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from appliance import __version__, core, errors
+from appliance.conversion_facts import BundleFacts, Fidelity, Likeness
 from tests.api.fake import BLOB, DETAILS, FACTS, FakeService
 
 Client = TestClient[Litestar]
@@ -118,8 +119,8 @@ def test_show_always_has_model_info(client: Client, service: FakeService) -> Non
 
 
 def test_show_tells_what_the_model_was_converted_to(client: Client, service: FakeService) -> None:
-    fidelity = core.Fidelity(tokens=2044, nll=3.1845, source_nll=3.1763, top1=0.941)
-    service.details = replace(DETAILS, bundle=core.BundleFacts("int8-rotated", "q8_0", 155000000, fidelity))
+    fidelity = Fidelity(tokens=2044, nll=3.1845, source_nll=3.1763, top1=0.941)
+    service.details = replace(DETAILS, bundle=BundleFacts("int8-rotated", "q8_0", 155000000, fidelity))
     shown = client.post("/api/show", content='{"model":"m"}').json()
     assert shown["bundle"] == {
         "recipe": "int8-rotated",
@@ -127,13 +128,13 @@ def test_show_tells_what_the_model_was_converted_to(client: Client, service: Fak
         "size": 155000000,
         "fidelity": {"tokens": 2044, "nll": 3.1845, "source_nll": 3.1763, "top1": 0.941},
     }
-    likeness = core.Likeness(27, 0.997, 0.994)
-    service.details = replace(DETAILS, bundle=core.BundleFacts("int8", "", 2, likeness))
+    likeness = Likeness(27, 0.997, 0.994)
+    service.details = replace(DETAILS, bundle=BundleFacts("int8", "", 2, likeness))
     shown = client.post("/api/show", content='{"model":"m"}').json()["bundle"]
     assert shown["likeness"] == {"texts": 27, "cosine": 0.997, "least_cosine": 0.994}
-    service.details = replace(DETAILS, bundle=core.BundleFacts("exact", "", 2))
+    service.details = replace(DETAILS, bundle=BundleFacts("exact", "", 2))
     assert client.post("/api/show", content='{"model":"m"}').json()["bundle"] == {"recipe": "exact", "size": 2}
-    service.details = replace(DETAILS, bundle=core.BundleFacts("exact", "f32", 1))
+    service.details = replace(DETAILS, bundle=BundleFacts("exact", "f32", 1))
     shown = client.post("/api/show", content='{"model":"m"}').json()
     assert shown["bundle"] == {"recipe": "exact", "kv_cache_type": "f32", "size": 1}
 

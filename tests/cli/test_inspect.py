@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import load_settings
-from appliance.core import Inspection, RecipeCost
+from appliance.conversion_facts import Inspection, RecipeCost
 from appliance.inspection import judge
 from tests.tiny_model import write_tiny_gguf
 
