@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from litestar import Response, post
-from litestar.params import JSONBody
+from litestar.params import FromQuery, JSONBody
 from msgspec import Meta, Struct
 
 from api import streaming
@@ -41,9 +41,12 @@ async def export(data: JSONBody[ExportRequest], service: Injected) -> Response[b
 
 
 @post("/api/import", status_code=200, operation_class=UploadOperation, responses=ERRORS)
-async def import_(request: BodyRequest, service: Injected) -> Response[ImportResponse]:
-    """Install the models of a tar that /api/export made, once all of it is verified. Not part of Ollama's API."""
-    unpacking = service.caretaker.unpack()
+async def import_(
+    request: BodyRequest, service: Injected, dry_run: FromQuery[bool] = False
+) -> Response[ImportResponse]:
+    """Install the models of a tar that /api/export made, once all of it is verified; with `?dry_run=true` only
+    verify it. Not part of Ollama's API."""
+    unpacking = service.caretaker.unpack(dry_run)
     try:
         async for chunk in request.stream():
             await finished(unpacking.write, chunk)

@@ -67,8 +67,8 @@ class Caretaker(Protocol):
     def pack(self, models: Sequence[str]) -> Packing:
         """Begin an archive of models; raises ModelNotFound, and others where one is not whole."""
 
-    def unpack(self) -> Unpacking:
-        """Begin to import an archive."""
+    def unpack(self, dry_run: bool) -> Unpacking:
+        """Begin to import an archive, or only to check it."""
 
 
 class Library(Protocol):

@@ -76,9 +76,9 @@ class Caretaker:
         """Begin an archive of some models."""
         return Packing(self._store, models)
 
-    def unpack(self) -> Unpacking:
-        """Begin to import an archive."""
-        return Unpacking(self._store)
+    def unpack(self, dry_run: bool = False) -> Unpacking:
+        """Begin to import an archive, or only to check it."""
+        return Unpacking(self._store, dry_run)
 
     def _wanted(self) -> dict[str, set[Path]]:
         """The bundles of each network that are loaded now or would be, whichever provider runs them.

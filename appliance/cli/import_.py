@@ -18,7 +18,8 @@ CHUNK_BYTES = 1 << 20
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
+@click.option("--dry-run", is_flag=True, help="Only check FILE, and list what would be installed.")
+def command(file: Path, dry_run: bool) -> None:
     """Install the models of FILE, which `appliance export` wrote; - is the standard input.
 
     Nothing is installed unless all of FILE is as it was written.
@@ -27,22 +28,24 @@ def command(file: Path) -> None:
         if sys.stdin.isatty():
             raise ApplianceError("the standard input is a terminal: name a file, or redirect it")
         with open(sys.stdin.fileno(), "rb", closefd=False) as source:
-            names = _import(source, None)
+            names = _import(source, None, dry_run)
     else:
         with file.open("rb") as source:
-            names = _import(source, file.stat().st_size if file.is_file() else None)
+            names = _import(source, file.stat().st_size if file.is_file() else None, dry_run)
     for name in names:
-        click.echo(f"imported {name}")
+        click.echo(f"would import {name}" if dry_run else f"imported {name}")
 
 
-def _import(source: BufferedReader, size: int | None) -> Sequence[str]:
+def _import(source: BufferedReader, size: int | None, dry_run: bool) -> Sequence[str]:
     with server() as client, Statuses() as statuses:
-        chunks = _shown(source, size, statuses)
+        chunks = _shown(source, size, statuses, "checking" if dry_run else "importing")
         if client:
-            names: list[str] = client.send("/api/import", chunks, size)["models"]
+            names: list[str] = client.send("/api/import?dry_run=true" if dry_run else "/api/import", chunks, size)[
+                "models"
+            ]
             return names
-        with caretaker(changing=True, new=True) as care:
-            unpacking = care.unpack()
+        with caretaker(changing=not dry_run, new=True) as care:
+            unpacking = care.unpack(dry_run)
             try:
                 for chunk in chunks:
                     unpacking.write(chunk)
@@ -51,9 +54,9 @@ def _import(source: BufferedReader, size: int | None) -> Sequence[str]:
                 unpacking.abort()
 
 
-def _shown(source: BufferedReader, size: int | None, statuses: Statuses) -> Iterator[bytes]:
+def _shown(source: BufferedReader, size: int | None, statuses: Statuses, status: str) -> Iterator[bytes]:
     done = 0
     while chunk := source.read1(CHUNK_BYTES):
         yield chunk
         done += len(chunk)
-        statuses.show("importing", done, size or 0, in_bytes=True)
+        statuses.show(status, done, size or 0, in_bytes=True)

@@ -24,12 +24,14 @@ class Unpacking:
     """An archive on its way in, from one thread at a time, after which abort() always follows.
 
     Everything is checked against SHA256SUMS, the archive's first file, which lists the others in their order. Nothing
-    is visible before commit(), and what was written until then is gone after abort().
+    is visible before commit(), and what was written until then is gone after abort(). With `dry_run` all of that is
+    only checked, room on the disk included, and commit() returns what would be installed.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, dry_run: bool = False) -> None:
         self.digests: set[str] = set()
         self._store = store
+        self._dry_run = dry_run
         self._reader = TarReader()
         self._expected = deque([SUMS])
         self._sums: dict[str, str] = {}
@@ -58,6 +60,8 @@ class Unpacking:
         self._reader.close()
         if self._expected:
             raise InvalidArchive(f"{self._expected[0]} is missing in it")
+        if self._dry_run:
+            return self._names()
         freed: set[str] = set()
         with self._store.unchanged():
             try:
@@ -68,6 +72,9 @@ class Unpacking:
             finally:
                 self._store.release(self)
                 self._store.remove_unused(freed)
+        return self._names()
+
+    def _names(self) -> Sequence[str]:
         return [self._store.fold(name).short for name in self._manifests]
 
     def abort(self) -> None:
@@ -86,7 +93,7 @@ class Unpacking:
         if layer := self._layers.get(entry.name):
             if entry.size != layer.size:
                 raise InvalidArchive(f"{entry.name} has {entry.size:,} bytes in it, not {layer.size:,}")
-            if not self._has(layer):
+            if not self._dry_run and not self._has(layer):
                 self._writer = self._store.blobs.writer(length=layer.size)
             return
         self._text.clear()

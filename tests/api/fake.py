@@ -83,7 +83,8 @@ class FakeCaretaker:
         self.calls.append(("pack", tuple(models)))
         return FakePacking(self.archive)
 
-    def unpack(self) -> FakeUnpacking:
+    def unpack(self, dry_run: bool) -> FakeUnpacking:
+        self.calls.append(("unpack", dry_run))
         return FakeUnpacking(self)
 
 

@@ -29,7 +29,16 @@ def test_an_export_that_fails_is_seen_to_be_incomplete(port: int, service: FakeS
 def test_import(client: Client, service: FakeService) -> None:
     answer = client.post("/api/import", content=b"x" * 100_000)
     assert (answer.status_code, answer.json()) == (200, {"models": ["m:latest"]})
-    assert service.caretaker.calls == [("commit", b"x" * 100_000), "abort"]
+    assert service.caretaker.calls == [("unpack", False), ("commit", b"x" * 100_000), "abort"]
+
+
+def test_an_import_that_only_checks(client: Client, service: FakeService) -> None:
+    for asked, dry_run in (("?dry_run=true", True), ("?dry_run=1", True), ("?dry_run=false", False)):
+        assert client.post(f"/api/import{asked}", content=b"x").json() == {"models": ["m:latest"]}
+        assert service.caretaker.calls.pop(0) == ("unpack", dry_run)
+        service.caretaker.calls.clear()
+    assert client.post("/api/import?dry_run=perhaps", content=b"x").status_code == 400
+    assert service.caretaker.calls == []
 
 
 def test_an_import_that_is_refused(port: int, service: FakeService) -> None:
@@ -37,4 +46,4 @@ def test_an_import_that_is_refused(port: int, service: FakeService) -> None:
     answer = httpx.post(f"http://127.0.0.1:{port}/api/import", content=pieces)
     assert answer.status_code == 400
     assert "it is bad" in answer.json()["error"]
-    assert service.caretaker.calls == ["abort"]
+    assert service.caretaker.calls == [("unpack", False), "abort"]

@@ -101,6 +101,16 @@ def test_a_blob_that_rots_ends_the_export(source: Server, archive: Path) -> None
     assert "`appliance verify` says how to mend it" in source.log.read_text()
 
 
+def test_a_dry_run_checks_and_changes_nothing(source: Server, archive: Path, empty: Server) -> None:
+    for server in (source, empty):
+        before = files(server)
+        done = run(server, "import", "--dry-run", str(archive))
+        assert (done.returncode, done.stdout) == (0, b"would import m:latest\n"), done.stderr
+        refused = run(server, "import", "--dry-run", "-", input=archive.read_bytes()[:-2000])
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert files(server) == before
+
+
 def test_without_a_server(archive: Path, empty: Server) -> None:
     done = run(empty, "import", str(archive))
     assert (done.returncode, done.stdout) == (0, b"imported m:latest\n")

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -95,6 +95,26 @@ def test_models_arrive_as_they_were(store: Store, create: Create, other: Store) 
     for name in ("m", "hf.co/someone/n:q4"):
         assert other.model(name).digest == store.model(name).digest
     assert contents(other) == contents(store)
+
+
+def test_a_dry_run_finds_damage_and_a_full_disk(archive: bytes, other: Store, tmp_path: Path) -> None:
+    def check(store: Store, data: bytes) -> Sequence[str]:
+        unpacking = Unpacking(store, dry_run=True)
+        try:
+            unpacking.write(data)
+            return unpacking.commit()
+        finally:
+            unpacking.abort()
+
+    before = contents(other)
+    assert check(other, archive) == ["m:latest"]
+    damaged = bytearray(archive)
+    damaged[len(damaged) // 2] ^= 1
+    with pytest.raises(InvalidArchive, match="damaged in it"):
+        check(other, bytes(damaged))
+    with pytest.raises(NotEnoughDisk):
+        check(Store(tmp_path / "full", floor=1 << 62), archive)
+    assert contents(other) == before
 
 
 def test_any_tar_lists_it_and_sha256sum_checks_it(archive: bytes, tmp_path: Path, other: Store) -> None:
