@@ -40,9 +40,8 @@ def _import(source: BufferedReader, size: int | None, dry_run: bool) -> Sequence
     with server() as client, Statuses() as statuses:
         chunks = _shown(source, size, statuses, "checking" if dry_run else "importing")
         if client:
-            names: list[str] = client.send("/api/import?dry_run=true" if dry_run else "/api/import", chunks, size)[
-                "models"
-            ]
+            path = "/api/import?dry_run=true" if dry_run else "/api/import"
+            names: list[str] = client.send(path, chunks, size)["models"]
             return names
         with caretaker(changing=not dry_run, new=True) as care:
             unpacking = care.unpack(dry_run)
