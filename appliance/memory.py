@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -32,10 +35,12 @@ OVERHEAD_BYTES = 100 * 2**20  # session, tokenizer, buffers: measured on SmolLM2
 SCORES = 2.4  # matrices [tokens, tokens] of a head that ONNX Runtime 1.32 holds at a time: measured at 4,096 tokens
 WEIGHTS_FACTOR = 1.2  # kernels keep repacked copies of some weights
 
+MADV_PAGEOUT = 21  # Linux 5.4; older ones refuse it
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 MAPPED_FROM_BYTES = 2**20
 TRIM_FROM_BYTES = 4 * 2**20
 HEAPS = 2
+MAPPING = re.compile(r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) \S+ \S+ \S+ \S+ *(?P<path>.*)")
 
 
 def return_freed_memory() -> None:
@@ -54,6 +59,22 @@ def trim() -> None:
     """Give back what lies free in the heaps now; after a model has been loaded. glibc only."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def page_out(folder: Path) -> None:
+    """Have the system take back the mapped pages of the folder's files; reading them again loads them. Linux only.
+
+    Kernels keep packed copies of most weights and read the file no more. Advice that drops pages for good would be
+    quicker, but not safe beside threads that map other memory meanwhile.
+    """
+    if not (libc := _glibc()):
+        return
+    prefix = f"{folder}{os.sep}"
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        mapping = MAPPING.match(line)
+        if mapping and mapping["path"].startswith(prefix):
+            start, end = int(mapping["start"], 16), int(mapping["end"], 16)
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
 
 
 def _glibc() -> ctypes.CDLL | None:
