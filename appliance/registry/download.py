@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 8
 PART_BYTES = 32 << 20
+FIRST_PIECE_BYTES = 64 << 10
 LONGEST_WAIT_S = 30.0
 MOST_DIFFERENT_PARTS = 8  # in a second download; more are no accident of the way
 
@@ -150,28 +151,32 @@ class Download:
                 if part.start < part.end:
                     raise Interrupted("the answer ended early")
             except httpx.ReadTimeout:
+                self._partial.doubt(part.start)
                 log.info("a part of %s stalled at %d; asking again", self.digest, part.start)
             except (httpx.TransportError, Interrupted) as error:
                 gained = (part.start, self._partial.completed) != begun
                 failures = 1 if gained else failures + 1
+                if not isinstance(error, Interrupted | httpx.RemoteProtocolError):  # after an orderly end all has come
+                    self._partial.doubt(part.start)
                 log.info("a part of %s broke off at %d: %s", self.digest, part.start, reason(error))
                 if failures >= self._patience.attempts:
                     raise RegistryError(f"max retries exceeded: {reason(error)}") from error
                 if not gained:
                     await asyncio.sleep(min(self._patience.pause_s * 2 ** (failures - 1), LONGEST_WAIT_S))
-            if part.start < part.end:
-                self._partial.doubt(part.start)
         return True
 
     async def _take(self, response: httpx.Response, part: _Part, keep: Keep) -> None:
-        """Hand on what arrives, piece by piece, also what came before a failure."""
-        buffer = bytearray()
+        """Hand on what arrives, piece by piece, also what came before a failure.
+
+        Pieces grow with what has come, so that even of answers cut short over and over most is kept.
+        """
+        buffer, begin = bytearray(), part.start
         try:
             async for data in response.aiter_raw():
                 data = data[: part.end - part.start - len(buffer)]
                 buffer += data
-                while len(buffer) >= PIECE_BYTES:
-                    await self._hand_on(part, buffer, PIECE_BYTES, keep)
+                while len(buffer) >= (piece := min(max(FIRST_PIECE_BYTES, (part.start - begin) // 4), PIECE_BYTES)):
+                    await self._hand_on(part, buffer, piece, keep)
                 if part.start + len(buffer) >= part.end:
                     break
         finally:

@@ -23,6 +23,7 @@ import httpx
 from appliance.errors import RegistryError
 
 MAX_CONNECTIONS = 16
+UNREAD_BYTES = 256 << 10  # may wait in a socket: what is lost with it when the power goes
 IDLE_S = 15.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -150,6 +151,7 @@ class Network(httpx.AsyncBaseTransport):
                 max_connections=MAX_CONNECTIONS,
                 keepalive_expiry=IDLE_S,
                 network_backend=_Pinned(self, self._sockets, public_only),
+                socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)],
             )
         return self._pools[proxy, public_only]
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1 << 20
 SYNC_BYTES = 64 << 20
-LOST_BYTES = 4 << 20  # what may be on its way in one connection
+LOST_BYTES = 2 << 20  # what may be on its way in one connection: a piece, and what its socket holds
 
 Range = tuple[int, int]  # start and end, as in range()
 
