@@ -183,6 +183,18 @@ class Settings:
         parse_path,
         "Certificates (PEM) that registries are trusted by, instead of the system's: for a private authority",
     )
+    hf_endpoint: str = _setting(
+        "https://huggingface.co", "HF_ENDPOINT", str, "Where the models of hf.co are fetched from: the Hub or a mirror"
+    )
+    hf_token: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "variable": "HF_TOKEN",
+            "parse": str,
+            "doc": "A token of Hugging Face, for models that are private or gated; only `hf_endpoint` sees it",
+        },
+    )
     registry_auth_file: Path = _setting(  # noqa: RUF009
         Path("~/.config/edge-appliance/auth.json"),
         "REGISTRY_AUTH_FILE",

@@ -53,7 +53,7 @@ from appliance.stepping import stepped
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.library import Library
-from appliance.store.names import is_cloud
+from appliance.store.names import is_cloud, on_hub
 from appliance.store.store import Store, StoredModel
 from appliance.support import check_sight, check_support, served
 
@@ -245,8 +245,28 @@ class Service:
             yield step
 
     def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
-        """Fetch a model from its registry. Closing the generator leaves what has come for the next time."""
+        """Fetch a model from where its name says. Closing the generator leaves what has come for the next time."""
+        if on_hub(request.model):
+            return self._pull_files(request)
         return self._exchange().pull(request, partial(advice, self._settings))
+
+    async def _pull_files(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
+        """Fetch the files of a model of the Hugging Face Hub, and make the model of them."""
+        from appliance.registry.hub_pull import Fetched
+
+        fetched = Fetched()
+        self._store.protect(fetched)
+        try:
+            steps = self._exchange().fetch_files(request, fetched, partial(advice, self._settings))
+            async with contextlib.aclosing(steps):
+                async for progress in steps:
+                    yield progress
+            creating = self.create(CreateRequest(request.model, files=fetched.files, quantize=fetched.quantize))
+            async with contextlib.aclosing(creating):
+                async for progress in creating:
+                    yield progress
+        finally:
+            self._store.release(fetched)
 
     async def _pull_source(self, source: str) -> AsyncGenerator[Progress, None]:
         """Fetch the model that another is made of. `success` is left for that one to say."""

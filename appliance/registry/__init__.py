@@ -8,4 +8,5 @@ partial.py     a blob that is half there, on disk
 download.py    a blob in parts, one download however many ask
 upload.py      a blob the other way
 pull.py push.py  whole models
+hub*.py        the Hugging Face Hub: its API, which files make a model, fetching them
 """

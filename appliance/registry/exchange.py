@@ -13,6 +13,8 @@ from appliance.registry.auth import Authority
 from appliance.registry.client import Registry, remote
 from appliance.registry.download import Patience
 from appliance.registry.downloads import Downloads
+from appliance.registry.hub import Hub
+from appliance.registry.hub_pull import Fetched, fetch_files
 from appliance.registry.keys import KEY_FILE, sign
 from appliance.registry.network import Network
 from appliance.registry.pull import Advise, pull
@@ -31,6 +33,7 @@ class Exchange:
     """
 
     def __init__(self, settings: Settings, store: Store, api_version: str, network: Network | None = None) -> None:
+        self._settings = settings
         self._store = store
         self._authority = Authority(settings.registry_auth_file, partial(sign, settings.models.parent / KEY_FILE))
         self.transport = Transport(network or Network(settings.ca_file), user_agent(api_version), settings.offline)
@@ -41,12 +44,23 @@ class Exchange:
 
         Raises InvalidName, InvalidRequest, RegistryError, NotEnoughDisk, Forbidden.
         """
-        try:
-            name = self._store.fold(parse_reference(request.model))
-        except InvalidName as error:
-            raise InvalidName("invalid model name") from error
+        name = self._name(request.model)
         steps = pull(self._store, self.downloads, self._registry(request, name), advise)
         async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def fetch_files(
+        self, request: TransferRequest, fetched: Fetched, advise: Advise
+    ) -> AsyncGenerator[Progress, None]:
+        """Fetch the files of a model of the Hugging Face Hub into `fetched`. Closing the generator ends it.
+
+        Raises InvalidName, InvalidSetting, RegistryError, NotEnoughDisk, Forbidden.
+        """
+        self.transport.check_online()
+        name = self._name(request.model)
+        hub = Hub(self.transport, self._settings.hf_endpoint, self._settings.hf_token, name)
+        async with aclosing(fetch_files(self._store, self.downloads, hub, name, fetched, advise)) as steps:
             async for step in steps:
                 yield step
 
@@ -74,6 +88,12 @@ class Exchange:
     async def close(self) -> None:
         """Close every connection."""
         await self.transport.aclose()
+
+    def _name(self, reference: str) -> ModelName:
+        try:
+            return self._store.fold(parse_reference(reference))
+        except InvalidName as error:
+            raise InvalidName("invalid model name") from error
 
     def _registry(self, request: TransferRequest, name: ModelName) -> Registry:
         return Registry(self.transport, self._authority, remote(request.model, name, request.insecure))

@@ -74,7 +74,7 @@ async def install(
         for layer in dict.fromkeys(manifest.parts):
             network = parts_of(manifest.layers)
             header = advise if network and network.single and layer in network.layers else None
-            steps = _fetch(store, downloads, layer, source(layer), header if layer.digest in missing else None)
+            steps = fetch(store, downloads, layer, source(layer), header if layer.digest in missing else None)
             async with aclosing(steps):
                 async for step in steps:
                     yield step
@@ -89,7 +89,7 @@ async def install(
         store.release(pulled)
 
 
-async def _fetch(
+async def fetch(
     store: Store, downloads: Downloads, layer: Layer, source: Source, advise: Advise | None
 ) -> AsyncGenerator[Progress, None]:
     """One layer, and as soon as its header is there what is to be said of it."""

@@ -16,6 +16,7 @@ from appliance.errors import InvalidName
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
@@ -53,6 +54,14 @@ class ModelName:
     def full(self) -> str:
         """All four parts."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
+
+
+def on_hub(reference: str) -> bool:
+    """Whether a reference names a model of the Hugging Face Hub."""
+    try:
+        return parse_reference(reference).host.lower() in HUB_HOSTS
+    except InvalidName:
+        return False
 
 
 def parse_name(text: str) -> ModelName:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 
 
 class Server:
