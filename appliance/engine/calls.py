@@ -2,6 +2,8 @@
 
 What the model says before is sampled as if there were no grammar: no mask, no forced token. Watching costs a search for
 the tag in every new piece of text.
+
+A call that would outgrow the tokens that are left is brought to its end in time, so that what arrives is whole.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import logging
 import re
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple
@@ -22,12 +24,15 @@ import numpy.typing as npt
 
 from appliance.engine.call_grammar import call_grammar, named_object
 from appliance.engine.constrain import CACHED_SCHEMAS, Constraint, Grammars, first_line
+from appliance.engine.ending import MOST_TOKENS, Endings, Quotes
 from appliance.errors import ApplianceError, InvalidRequest
 from appliance.prompt.parsers.shape import CallShape
 
 log = logging.getLogger(__name__)
 
 WINDOW_CHARS = 512  # how far back a further call in a list is looked for
+SPARE_TOKENS = 64  # by how much one token, the beginning of an object, may lengthen the way to a call's end
+LOOK_EVERY_TOKENS = 16
 
 
 class Text(Protocol):
@@ -122,6 +127,10 @@ class CallConstraint:
         self._text = text
         self._grammar = grammar
         self._call: Constraint | None = None
+        self._endings: Endings | None = None
+        self._quotes = Quotes()
+        self._ending: deque[int] = deque()  # the tokens with which a call that has become too long is ended
+        self._looked_at = 0
         if opened:
             self._begin("")
 
@@ -133,10 +142,15 @@ class CallConstraint:
     def mask(self) -> npt.NDArray[np.bool_] | None:
         """The tokens [V] that may come next, None for all."""
         mask: npt.NDArray[np.bool_] | None = self._tried(lambda call: call.mask())
+        if self._ending and mask is not None:
+            mask = np.zeros_like(mask)
+            mask[self._ending[0]] = True
         return mask
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as far as they are certain."""
+        if self._ending:
+            return list(self._ending)
         return self._call.forced() if self._call else []
 
     def reach(self, tokens: Sequence[int]) -> int:
@@ -147,16 +161,35 @@ class CallConstraint:
         """Go on with `token`, which the mask allowed."""
         text = self._text.push(token)
         if self._call:
+            self._quotes.push(text.encode())
             self._tried(lambda call: call.accept(token))
+            if self._ending:
+                self._ending.popleft()
             if self._call and self._call.finished:
                 self._call = None
         elif (behind := self._watch.push(text)) is not None:
             self._begin(behind)
 
+    def end_within(self, left: int) -> None:
+        """Take the way to the call's end, once it needs almost all of the `left` tokens that may still come."""
+        soon = left <= MOST_TOKENS + SPARE_TOKENS + LOOK_EVERY_TOKENS
+        if not (self._call and self._endings and soon) or self._ending:
+            return
+        if 0 <= self._looked_at - left < LOOK_EVERY_TOKENS:
+            return
+        self._looked_at = left
+        found = self._endings.tokens(self._call.matcher, self._quotes)
+        if found and left - LOOK_EVERY_TOKENS - SPARE_TOKENS <= len(found) <= left:
+            log.info("a tool call is ended with %d tokens, since only %d may still come", len(found), left)
+            self._ending = deque(found)
+
     def _begin(self, behind: str) -> None:
         """Follow the grammar from here on, if what the call begins with is in it."""
+        self._quotes, self._ending, self._looked_at = Quotes(behind.encode()), deque(), 0
         try:
-            self._call = self._grammar.result().follow(behind)
+            grammar = self._grammar.result()
+            self._endings = grammar.endings
+            self._call = grammar.follow(behind)
         except ApplianceError as error:
             log.warning("a tool call is not constrained: %s", error)
         except Exception:  # whatever the compiler did must not end the engine
@@ -169,14 +202,18 @@ class CallConstraint:
         except InvalidRequest as error:
             log.warning("a tool call goes on unconstrained: %s", error)
             self._call = None
+            self._ending.clear()
             return None
 
 
 class CallGrammar:
     """A compiled grammar of one request's calls."""
 
-    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str, vocab_size: int) -> None:
-        """Raises InvalidRequest for a grammar that does not compile."""
+    def __init__(
+        self, tokenizer: llguidance.LLTokenizer, grammar: str, vocab_size: int, endings: Endings | None = None
+    ) -> None:
+        """Raises InvalidRequest for a grammar that does not compile. `endings` bring calls to their end in time."""
+        self.endings = endings
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
@@ -203,6 +240,7 @@ class CallGrammars:
         self._compiled: OrderedDict[str, Future[CallGrammar]] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="call grammars")  # starts at first use
+        self._endings: Endings | None = None
 
     def compiled(
         self, shape: CallShape, functions: Mapping[str, Any], control: Mapping[int, str]
@@ -218,4 +256,6 @@ class CallGrammars:
 
     def _compile(self, shape: CallShape, functions: Mapping[str, Any], control: Mapping[int, str]) -> CallGrammar:
         grammar = call_grammar(shape, functions, control)
-        return CallGrammar(self._grammars.tokenizer(), grammar, self._grammars.vocab_size)
+        tokenizer, vocab_size = self._grammars.tokenizer(), self._grammars.vocab_size
+        self._endings = self._endings or Endings(tokenizer, vocab_size)
+        return CallGrammar(tokenizer, grammar, vocab_size, self._endings)

@@ -35,38 +35,41 @@ class Constraint:
     active = True
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
-        self._matcher = matcher
+        self.matcher = matcher
         self._vocab_size = vocab_size
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
 
     @property
     def finished(self) -> bool:
         """Whether nothing may follow but the end."""
-        return bool(self._matcher.is_stopped())
+        return bool(self.matcher.is_stopped())
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """The tokens [V] that may come next. Raises InvalidRequest when the grammar outgrows its limits."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self.matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
         bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
         return bits[: self._vocab_size].view(np.bool_)
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as far as they are certain."""
-        return list(self._matcher.compute_ff_tokens())
+        return list(self.matcher.compute_ff_tokens())
 
     def reach(self, tokens: Sequence[int]) -> int:
         """How many of `tokens` may come next, one after the other."""
-        return int(self._matcher.validate_tokens(list(tokens)))
+        return int(self.matcher.validate_tokens(list(tokens)))
 
     def accept(self, token: int) -> None:
         """Go on with `token`, which the mask allowed. Raises InvalidRequest when the grammar outgrows its limits."""
-        self._matcher.consume_token(token)
+        self.matcher.consume_token(token)
         self._check()
 
+    def end_within(self, left: int) -> None:
+        """What a format asks for is cut where the tokens end, as Ollama cuts it."""
+
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise InvalidRequest(f"the format cannot be followed: {first_line(self._matcher.get_error())}")
+        if self.matcher.is_error():
+            raise InvalidRequest(f"the format cannot be followed: {first_line(self.matcher.get_error())}")
 
 
 class Grammars:

@@ -218,6 +218,7 @@ class Sequence:
         if constraint is None:
             return False
         constraint.accept(token)
+        constraint.end_within(min(self._budget - self._generated, self.request.num_ctx - len(self.tokens)))
         for forced in constraint.forced() if self._fast_forward else ():
             constraint.accept(forced)
             self._append(forced)

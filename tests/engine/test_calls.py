@@ -13,6 +13,7 @@ import pytest
 
 from appliance.core import Chunk, DoneReason
 from appliance.engine.calls import CallConstraint, CallGrammars, Watch
+from appliance.engine.ending import Quotes
 from appliance.prompt.parsers.base import Expected
 from appliance.prompt.parsers.shape import CallShape
 from appliance.prompt.parsers.tagged import TagParser
@@ -63,11 +64,50 @@ def test_random_tools_get_arguments_that_fit(model: Model) -> None:
         constraint = calls_of(model, TAGGED, functions)
         parser = TagParser("<tool_call>", functions, opened=True)
         chunks = model.run("hello", constraint, seed=first, num_predict=400, repeat_penalty=1.3)
-        (call, *_) = (parser.feed(said(chunks)) + parser.finish()).tool_calls or [None]
-        if call is None:
-            assert chunks[-1].done_reason is DoneReason.LENGTH, "only what has no end may be no call"
-        else:
-            jsonschema.validate(dict(call.arguments), functions[call.name])
+        (call, *_) = (parser.feed(said(chunks)) + parser.finish()).tool_calls
+        jsonschema.validate(dict(call.arguments), functions[call.name])
+        assert chunks[-1].usage.generated_tokens <= 400
+
+
+LONG = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "minLength": 20},
+        "code": {"enum": ["first", "second"]},
+        "numbers": {"type": "array", "items": {"type": "number", "minimum": 1000}, "minItems": 2},
+        "inner": {"type": "object", "properties": {"kind": {"enum": ["one", "two"]}, "on": {"type": "boolean"}},
+                  "required": ["kind", "on"]},
+    },
+    "required": ["text", "code", "numbers", "inner"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampling", [{}, {"logprobs": True}, {"repeat_penalty": 1.5}])
+@pytest.mark.parametrize("num_predict", [180, 260, 500])
+def test_a_call_ends_within_the_tokens_that_are_left(model: Model, num_predict: int, sampling: dict[str, Any]) -> None:
+    for seed in range(4):
+        constraint = calls_of(model, TAGGED, {"f": LONG})
+        parser = TagParser("<tool_call>", ["f"], opened=True)
+        chunks = model.run("hello", constraint, seed=seed, num_predict=num_predict, **sampling)
+        (call, *_) = (parser.feed(said(chunks)) + parser.finish()).tool_calls
+        jsonschema.validate(dict(call.arguments), LONG)
+        assert chunks[-1].usage.generated_tokens <= num_predict
+
+
+def test_a_call_that_cannot_end_in_time_is_cut_as_any_answer(model: Model) -> None:
+    chunks = model.run("hello", calls_of(model, TAGGED, {"f": LONG}), num_predict=40)
+    assert chunks[-1].done_reason is DoneReason.LENGTH
+    assert chunks[-1].usage.generated_tokens == 40
+
+
+def test_what_is_inside_a_string() -> None:
+    quotes = Quotes(b'{"a": "x')
+    assert quotes.inside
+    quotes.push(b'\\\\\\" } ')
+    assert quotes.inside
+    other = quotes.copy()
+    other.push(b'"')
+    assert (quotes.inside, other.inside) == (True, False)
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"seed": 5}, {"seed": 6, "logprobs": True}])
@@ -104,6 +144,7 @@ class Endless:
     """A grammar that takes everything."""
 
     finished = False
+    endings = None
 
     def follow(self, _: str) -> Endless:
         return self
