@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 WINDOW_CHARS = 512  # how far back a further call in a list is looked for
 SPARE_TOKENS = 64  # by how much one token, the beginning of an object, may lengthen the way to a call's end
 LOOK_EVERY_TOKENS = 16
+MOST_REPEATS = 20  # of one token: no value has more, and an answer of 30 would be ended
 
 
 class Text(Protocol):
@@ -71,11 +73,11 @@ class Watch:
         if self._tag:
             _, tag, behind = self._seen.partition(self._tag)
             if tag:
-                return self._begin(behind)
+                return self.begin(behind)
         if self._called:
             further = self._object.search(self._seen) if self._object else None
             if further:
-                return self._begin(self._seen[further.start() :])
+                return self.begin(self._seen[further.start() :])
             self._seen = self._seen[-WINDOW_CHARS:]
         elif self._tag:
             self._seen = self._seen[max(0, len(self._seen) - len(self._tag) + 1) :]
@@ -83,7 +85,8 @@ class Watch:
             return self._first_thing()
         return None
 
-    def _begin(self, behind: str) -> str:
+    def begin(self, behind: str = "") -> str:
+        """Take note that a call begins here, with `behind`."""
         self._seen, self._called = "", True
         return behind
 
@@ -93,7 +96,7 @@ class Watch:
             return None
         first = self._first.match(self._seen) if self._first else None
         if first:
-            return self._begin(self._seen[self._seen.index("{") :])
+            return self.begin(self._seen[self._seen.index("{") :])
         self._over = begun[0] not in "{[" or len(begun) > WINDOW_CHARS
         return None
 
@@ -130,9 +133,10 @@ class CallConstraint:
         self._endings: Endings | None = None
         self._quotes = Quotes()
         self._ending: deque[int] = deque()  # the tokens with which a call that has become too long is ended
-        self._looked_at = 0
+        self._looked_at = sys.maxsize
+        self._last, self._repeats = -1, 0
         if opened:
-            self._begin("")
+            self._begin(watch.begin())
 
     @property
     def active(self) -> bool:
@@ -162,6 +166,8 @@ class CallConstraint:
         text = self._text.push(token)
         if self._call:
             self._quotes.push(text.encode())
+            self._repeats = self._repeats + 1 if token == self._last else 0
+            self._last = token
             self._tried(lambda call: call.accept(token))
             if self._ending:
                 self._ending.popleft()
@@ -171,21 +177,23 @@ class CallConstraint:
             self._begin(behind)
 
     def end_within(self, left: int) -> None:
-        """Take the way to the call's end, once it needs almost all of the `left` tokens that may still come."""
-        soon = left <= MOST_TOKENS + SPARE_TOKENS + LOOK_EVERY_TOKENS
-        if not (self._call and self._endings and soon) or self._ending:
-            return
-        if 0 <= self._looked_at - left < LOOK_EVERY_TOKENS:
+        """Take the way to the call's end, once it needs almost all of the `left` tokens that may still come.
+
+        Or once one token comes over and over.
+        """
+        soon = left <= MOST_TOKENS + SPARE_TOKENS + LOOK_EVERY_TOKENS and self._looked_at - left >= LOOK_EVERY_TOKENS
+        stuck = self._repeats >= MOST_REPEATS
+        if not (self._call and self._endings and (soon or stuck)) or self._ending:
             return
         self._looked_at = left
         found = self._endings.tokens(self._call.matcher, self._quotes)
-        if found and left - LOOK_EVERY_TOKENS - SPARE_TOKENS <= len(found) <= left:
-            log.info("a tool call is ended with %d tokens, since only %d may still come", len(found), left)
+        if found and (stuck or left - LOOK_EVERY_TOKENS - SPARE_TOKENS <= len(found)) and len(found) <= left:
+            log.info("a tool call is ended with %d tokens; %d may still come", len(found), left)
             self._ending = deque(found)
 
     def _begin(self, behind: str) -> None:
         """Follow the grammar from here on, if what the call begins with is in it."""
-        self._quotes, self._ending, self._looked_at = Quotes(behind.encode()), deque(), 0
+        self._quotes, self._ending, self._looked_at = Quotes(behind.encode()), deque(), sys.maxsize
         try:
             grammar = self._grammar.result()
             self._endings = grammar.endings

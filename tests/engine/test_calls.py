@@ -153,6 +153,34 @@ class Endless:
         pass
 
 
+def test_behind_a_call_that_the_prompt_began_others_are_noticed_without_a_tag() -> None:
+    grammar: Future[Any] = Future()
+    grammar.set_result(Endless())
+    pieces = ["{}", "\n# So\n{", '"name": "get_weather', '"', ","]
+    constraint = CallConstraint(Watch(TAGGED, list(FUNCTIONS)), Text(*pieces), grammar, opened=True)
+    constraint.accept(0)
+    constraint._call = None  # the first call is over
+    found = []
+    for token in range(1, len(pieces)):
+        constraint.accept(token)
+        found.append(constraint.active)
+    assert found == [False, False, True, True]
+
+
+def test_a_token_that_comes_over_and_over_ends_the_call(model: Model) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    constraint = calls_of(model, TAGGED, {"f": schema})
+    for token in model.grammars.tokenizer().tokenize_str('{"name": "f", "arguments": {"n": 1'):
+        constraint.accept(token)
+    (one,) = model.grammars.tokenizer().tokenize_str("1")
+    for _ in range(40):
+        constraint.end_within(10**6)
+        if constraint.forced():
+            break
+        constraint.accept(one)
+    assert model.tokenizer.decode(constraint.forced()).rstrip() == "}}"
+
+
 THINK = ("<think>", "</think>")
 
 
