@@ -23,6 +23,7 @@ from appliance.setting_values import (
     one_of,
     parse_address,
     parse_bool,
+    parse_endpoint,
     parse_keep_alive_s,
     parse_kv_cache_type,
     parse_level,
@@ -184,7 +185,10 @@ class Settings:
         "Certificates (PEM) that registries are trusted by, instead of the system's: for a private authority",
     )
     hf_endpoint: str = _setting(
-        "https://huggingface.co", "HF_ENDPOINT", str, "Where the models of hf.co are fetched from: the Hub or a mirror"
+        "https://huggingface.co",
+        "HF_ENDPOINT",
+        parse_endpoint,
+        "Where the models of hf.co are fetched from: the Hub or a mirror",
     )
     hf_token: str = field(
         default="",

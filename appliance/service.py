@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance import options
 from appliance.caretaker import Caretaker
@@ -44,7 +44,6 @@ from appliance.errors import Forbidden, InvalidOption, InvalidRequest, ModelNotF
 from appliance.families import PARSERS
 from appliance.formatted import formatted
 from appliance.generation import Prompt, Stopwatch, generate
-from appliance.inspection import advice
 from appliance.manager import Manager
 from appliance.parsing import calls_of, parsed, parser_of
 from appliance.prompting import chat_prompt, check_template, generate_prompt, kept_tokens, thinking
@@ -53,12 +52,10 @@ from appliance.stepping import stepped
 from appliance.store import create as creation
 from appliance.store.adapters import add_converted, peft_folder
 from appliance.store.library import Library
-from appliance.store.names import is_cloud, on_hub
+from appliance.store.names import is_cloud
 from appliance.store.store import Store, StoredModel
 from appliance.support import check_sight, check_support, served
-
-if TYPE_CHECKING:
-    from appliance.registry.exchange import Exchange
+from appliance.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +80,14 @@ class Service:
         self._store = store
         self._converter = Converter(settings.disk_floor_bytes)
         self._manager = Manager(settings, self._converter)
-        self._opened_exchange: Exchange | None = None
+        self._transfers = Transfers(settings, store, OLLAMA_API_VERSION, self.create)
         self.library = Library(store)
         self.caretaker = Caretaker(store, self._manager.choice, lambda: {each.folder for each in self._manager.runners})
 
     async def close(self) -> None:
         """End what runs and unload every model."""
         await self._manager.close()
-        if self._opened_exchange:
-            await self._opened_exchange.close()
+        await self._transfers.close()
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Reply, None]:
         """Continue a conversation. Closing the generator cancels it."""
@@ -216,7 +212,7 @@ class Service:
         if request.parser and request.parser not in PARSERS:
             raise InvalidRequest(f'unknown parser "{request.parser}", known are: {", ".join(PARSERS)}')
         if await asyncio.to_thread(creation.lacks_source, self._store, request):
-            async with contextlib.aclosing(self._pull_source(request.source)) as steps:
+            async with contextlib.aclosing(self._transfers.pull_source(request.source)) as steps:
                 async for progress in steps:
                     yield progress
         draft: creation.Draft | None = None
@@ -246,48 +242,11 @@ class Service:
 
     def pull(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Fetch a model from where its name says. Closing the generator leaves what has come for the next time."""
-        if on_hub(request.model):
-            return self._pull_files(request)
-        return self._exchange().pull(request, partial(advice, self._settings))
-
-    async def _pull_files(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
-        """Fetch the files of a model of the Hugging Face Hub, and make the model of them."""
-        from appliance.registry.hub_pull import Fetched
-
-        fetched = Fetched()
-        self._store.protect(fetched)
-        try:
-            steps = self._exchange().fetch_files(request, fetched, partial(advice, self._settings))
-            async with contextlib.aclosing(steps):
-                async for progress in steps:
-                    yield progress
-            creating = self.create(CreateRequest(request.model, files=fetched.files, quantize=fetched.quantize))
-            async with contextlib.aclosing(creating):
-                async for progress in creating:
-                    yield progress
-        finally:
-            self._store.release(fetched)
-
-    async def _pull_source(self, source: str) -> AsyncGenerator[Progress, None]:
-        """Fetch the model that another is made of. `success` is left for that one to say."""
-        try:
-            async with contextlib.aclosing(self.pull(TransferRequest(source))) as steps:
-                async for progress in steps:
-                    if progress.status != "success":
-                        yield progress
-        except Forbidden as error:
-            raise Forbidden(f"'{source}' is not installed, and {error}") from error
+        return self._transfers.pull(request)
 
     def push(self, request: TransferRequest) -> AsyncGenerator[Progress, None]:
         """Send a model to the registry that its name says. Closing the generator ends it."""
-        return self._exchange().push(request)
-
-    def _exchange(self) -> Exchange:
-        if not self._opened_exchange:
-            from appliance.registry.exchange import Exchange  # with httpx: much memory for what most servers never do
-
-            self._opened_exchange = Exchange(self._settings, self._store, OLLAMA_API_VERSION)
-        return self._opened_exchange
+        return self._transfers.push(request)
 
     async def _convert_adapter(self, draft: creation.Draft) -> None:
         """Make a layer of the draft's files of PEFT's."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from appliance.bundle import KV_TYPES
 from appliance.core import FOREVER_S
@@ -156,6 +157,18 @@ def parse_level(text: str) -> int:
 def parse_list(text: str) -> tuple[str, ...]:
     """The parts between commas, without blanks."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_endpoint(text: str) -> str:
+    """The address of a server, without a slash at its end."""
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("must be an address like https://huggingface.co")
+    return text.rstrip("/")
 
 
 def parse_path(text: str) -> Path:

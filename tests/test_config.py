@@ -205,3 +205,10 @@ def test_settings_can_be_made_by_hand_for_tests(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path, port=0)
     assert settings.origin_of("models") == "default"
     assert settings.recipe == "auto"
+
+
+@pytest.mark.parametrize("text", ["mirror.example", "ftp://mirror.example", "https://", "https://mirror.example:x", ""])
+def test_an_endpoint_that_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"--hf_endpoint must be an address like https://huggingface\.co, not"):
+        load_settings({"hf_endpoint": text}, {})
+    assert load_settings({"hf_endpoint": "http://mirror.example:8080/hub/"}, {}).hf_endpoint.endswith("/hub")

@@ -12,6 +12,7 @@ from threading import Event
 from appliance.cli.client import Client
 from appliance.cli.progress import Statuses
 from appliance.errors import ApplianceError
+from appliance.store.hugging_face import COMPANIONS, MODEL_WEIGHTS
 from appliance.store.split_gguf import NAME as SPLIT_NAME
 from appliance.store.split_gguf import siblings
 
@@ -20,7 +21,7 @@ WORKERS = 4
 
 # A folder holds its weights in one of these forms, the first that matches. Torch's are zip files.
 _WEIGHTS = (
-    ("model*.safetensors", "*/model*.safetensors"),
+    MODEL_WEIGHTS,
     ("adapter_model.safetensors",),
     ("consolidated*.safetensors",),
     ("pytorch_model*.bin",),
@@ -30,9 +31,6 @@ _WEIGHTS = (
     ("*.bin",),
 )
 _ZIPPED = ("pytorch_model*.bin", "consolidated*.pth")
-_COMPANIONS = (
-    "*.json", "*/*.json", "chat_template.jinja", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt",
-)  # fmt: skip
 
 # What starts like this is no model's name, nor is what ends like this and has no tag.
 _PATHS = ("./", "../", "/", "~")
@@ -67,7 +65,7 @@ def model_files(path: Path) -> dict[str, Path]:
     weights = next(filter(None, (_matches(path, patterns) for patterns in _WEIGHTS)), [])
     if not weights:
         raise ApplianceError("no Modelfile or safetensors files found")
-    found = [*weights, *(_matches(path, _COMPANIONS) if weights[0].suffix != ".gguf" else ())]
+    found = [*weights, *(_matches(path, COMPANIONS) if weights[0].suffix != ".gguf" else ())]
     for file in found:
         if not file.resolve().is_relative_to(path.resolve()):
             raise ApplianceError(f"insecure path: {file.relative_to(path)}")

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 WINDOW_CHARS = 512  # how far back a further call in a list is looked for
 SPARE_TOKENS = 64  # by how much one token, the beginning of an object, may lengthen the way to a call's end
 LOOK_EVERY_TOKENS = 16
-MOST_REPEATS = 20  # of one token: no value has more, and an answer of 30 would be ended
+MOST_REPEATS = 20  # of one token, before generation.REPEATS_LIMIT ends the whole answer
 
 
 class Text(Protocol):
@@ -182,7 +182,7 @@ class CallConstraint:
         Or once one token comes over and over.
         """
         soon = left <= MOST_TOKENS + SPARE_TOKENS + LOOK_EVERY_TOKENS and self._looked_at - left >= LOOK_EVERY_TOKENS
-        stuck = self._repeats >= MOST_REPEATS
+        stuck = self._repeats == MOST_REPEATS
         if not (self._call and self._endings and (soon or stuck)) or self._ending:
             return
         self._looked_at = left

@@ -45,30 +45,31 @@ class Endings:
     """Ways to the end for one model's vocabulary. May be used from several threads."""
 
     def __init__(self, tokenizer: llguidance.LLTokenizer, vocab_size: int) -> None:
-        self._texts = [tokenizer.decode_bytes([token]) for token in range(vocab_size)]
-        self._lengths = np.array([len(text) for text in self._texts])
-        order = np.full(256, LAST)
-        for rank, first in enumerate(OUTSIDE):
-            order[list(first)] = rank
-        self._outside = np.array([order[text[0]] if text else LAST for text in self._texts])
-        self._outside[[text.isspace() for text in self._texts]] = LAST
-        plain = [text.isascii() and b"\\" not in text and b'"' not in text for text in self._texts]
-        self._inside = np.where(plain, 1, 2)
-        self._inside[[text[:1] == b'"' for text in self._texts]] = 0
+        self._tokenizer = tokenizer
+        self._lengths = np.empty(vocab_size, np.uint16)
+        self._outside, self._inside = (np.empty(vocab_size, np.uint8) for _ in range(2))
+        order = {byte: rank for rank, first in enumerate(OUTSIDE) for byte in first}
+        for token in range(vocab_size):
+            text = tokenizer.decode_bytes([token])
+            self._lengths[token] = min(len(text), 2**16 - 1)
+            self._outside[token] = LAST if not text or text.isspace() else order.get(text[0], LAST)
+            plain = text.isascii() and b"\\" not in text and b'"' not in text
+            self._inside[token] = 0 if text.startswith(b'"') else 1 if plain else 2
 
     def tokens(self, matcher: llguidance.LLMatcher, quotes: Quotes) -> list[int] | None:
         """The tokens from where a grammar and its text are to where the text may end; None where none was found."""
         matcher, quotes = matcher.deep_copy(), quotes.copy()
-        bits = np.zeros((len(self._texts) + 31) // 32, np.int32)
+        size = len(self._lengths)
+        bits = np.zeros((size + 31) // 32, np.int32)
         found: list[int] = []
         while not (matcher.is_stopped() or matcher.is_accepting()):
             matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-            allowed = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little")[: len(self._texts)])
+            allowed = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little")[:size])
             if not len(allowed) or len(found) == MOST_TOKENS or matcher.is_error():
                 return None
             token = self._nearest(allowed, quotes)
             matcher.consume_token(token)
-            quotes.push(self._texts[token])
+            quotes.push(self._tokenizer.decode_bytes([token]))
             found.append(token)
         return found
 

@@ -55,7 +55,7 @@ class Exchange:
     ) -> AsyncGenerator[Progress, None]:
         """Fetch the files of a model of the Hugging Face Hub into `fetched`. Closing the generator ends it.
 
-        Raises InvalidName, InvalidSetting, RegistryError, NotEnoughDisk, Forbidden.
+        Raises InvalidName, RegistryError, NotEnoughDisk, Forbidden.
         """
         self.transport.check_online()
         name = self._name(request.model)

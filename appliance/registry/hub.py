@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx
 
-from appliance.errors import InvalidSetting, RegistryError
+from appliance.errors import RegistryError
 from appliance.registry.client import check
 from appliance.registry.transport import Answer, Place, Transport, complaint, read
 from appliance.store.names import ModelName
@@ -50,23 +50,16 @@ class Hub:
     """A repository of the Hub as this server may see it. `token` is a user's, "" for anybody."""
 
     def __init__(self, transport: Transport, endpoint: str, token: str, name: ModelName) -> None:
-        """Raises InvalidSetting for an endpoint that is no address."""
-        try:
-            url = httpx.URL(endpoint)
-        except httpx.InvalidURL as error:
-            raise InvalidSetting(f"hf_endpoint must be an address, not {endpoint!r}: {error}") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise InvalidSetting(f"hf_endpoint must be an address like https://huggingface.co, not {endpoint!r}")
-        self.host = url.netloc.decode()
         self._transport = transport
-        self._place = Place(url)
+        self._place = Place(httpx.URL(endpoint))
+        self._root = self._place.url.path.rstrip("/")
+        self.host = self._place.url.netloc.decode()
         self._authorization = f"Bearer {token}" if token else ""
-        self._name = name
         self._repository = f"{name.namespace}/{name.model}"
 
     async def commit(self) -> Commit:
         """The newest state. Raises RegistryError, httpx's errors."""
-        place = self._place.at(f"/api/models/{self._repository}/revision/{REVISION}", blobs="true")
+        place = self._place.at(f"{self._root}/api/models/{self._repository}/revision/{REVISION}", blobs="true")
         async with self._get(place) as (response, _):
             if response.status_code == 404:
                 raise RegistryError(self._refusal())
@@ -95,7 +88,8 @@ class Hub:
             yield response
 
     def _at(self, commit: Commit, file: HubFile) -> Place:
-        return self._place.at(f"/{self._repository}/resolve/{quote(commit.sha, safe='')}/{quote(file.path)}")
+        path = f"{self._repository}/resolve/{quote(commit.sha, safe='')}/{quote(file.path)}"
+        return self._place.at(f"{self._root}/{path}")
 
     @contextlib.asynccontextmanager
     async def _get(self, place: Place, headers: Mapping[str, str] = {}) -> AsyncIterator[Answer]:

@@ -10,17 +10,14 @@ from pathlib import PurePosixPath
 from appliance.errors import RegistryError
 from appliance.registry.hub import HubFile
 from appliance.store.create import QUANTIZATIONS
+from appliance.store.hugging_face import COMPANIONS, MODEL_WEIGHTS
 from appliance.store.names import DEFAULT_TAG
+from appliance.store.split_gguf import NAME as SPLIT
 
 QUANT = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q|TQ)\d\w*|MXFP4\w*|BF16|FP?16|FP?32)$", re.IGNORECASE)
-SPLIT = re.compile(r"(.*?)-\d{5}-of-(\d{5})$")
 NO_MODELS = re.compile(r"mmproj|imatrix", re.IGNORECASE)  # GGUF files beside the model
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_K", "Q4_0", "Q4_1", "Q5_K_M", "Q5_K_S", "Q5_0", "Q6_K", "Q8_0", "F16", "BF16")
 """What is taken where nothing is asked for: the first that is there."""
-WEIGHTS = ("model*.safetensors", "*/model*.safetensors")
-COMPANIONS = (
-    "*.json", "*/config.json", "chat_template.jinja", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt",
-)  # fmt: skip
 SHOWN = 12
 
 
@@ -40,7 +37,7 @@ def choose(files: Sequence[HubFile], tag: str, shown: str) -> Selection:
     """
     if models := _gguf_models(files):
         return Selection(_whole(_gguf(models, tag, shown), shown))
-    if weights := _matching(files, WEIGHTS):
+    if weights := _matching(files, MODEL_WEIGHTS):
         quantize = "" if tag == DEFAULT_TAG else tag.upper()
         if quantize and quantize not in QUANTIZATIONS:
             known = ", ".join(QUANTIZATIONS)
@@ -58,9 +55,8 @@ def quantisation(path: str) -> str:
 
 def _stem(path: str) -> str:
     """A GGUF file's path without its ending and its number among the parts of a model."""
-    stem = path[: -len(".gguf")]
-    split = SPLIT.match(stem)
-    return split[1] if split else stem
+    split = SPLIT.fullmatch(path)
+    return split[1].removesuffix("-") if split else path[: -len(".gguf")]
 
 
 def _gguf_models(files: Iterable[HubFile]) -> dict[str, list[HubFile]]:
@@ -95,9 +91,9 @@ def _gguf(models: Mapping[str, list[HubFile]], tag: str, shown: str) -> list[Hub
 
 def _whole(model: list[HubFile], shown: str) -> tuple[HubFile, ...]:
     """All parts of a model. Raises RegistryError if some are missing."""
-    split = SPLIT.match(model[0].path[: -len(".gguf")])
-    if split and len(model) != int(split[2]):
-        raise RegistryError(f"{shown} has {len(model)} of the {int(split[2])} parts of {split[1]}")
+    split = SPLIT.fullmatch(model[0].path)
+    if split and len(model) != int(split[3]):
+        raise RegistryError(f"{shown} has {len(model)} of the {int(split[3])} parts of {_stem(model[0].path)}")
     return tuple(sorted(model, key=lambda file: file.path))
 
 

@@ -24,6 +24,9 @@ GENAI_CONFIG = "genai_config.json"
 INDEX = "model.safetensors.index.json"
 MODULES = "modules.json"
 TEMPLATE = "chat_template.jinja"
+COMPANIONS = ("*.json", "*/*.json", TEMPLATE, "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt")
+"""Patterns of the files that belong to a model beside its weights."""
+MODEL_WEIGHTS = ("model*.safetensors", "*/model*.safetensors")
 MAX_JSON_BYTES = 128 << 20  # a tokenizer.json of 260,000 tokens has 35 MB
 POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
 """GGUF's numbers of pooling types, by sentence-transformers' names."""

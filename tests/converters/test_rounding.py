@@ -209,6 +209,7 @@ def test_a_full_precision_model_survives_4_bits(
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     windows = [ids[:WINDOW_TOKENS], ids[WINDOW_TOKENS : 2 * WINDOW_TOKENS]]
     exact = mean_nll(window_logits(tmp_path / "exact", windows), windows)
+    assert exact == pytest.approx(3.245, abs=0.01)
 
     def loss(name: str) -> float:
         convert(source, tmp_path / name, "q4")

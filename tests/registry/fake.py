@@ -234,16 +234,22 @@ def fail(status: int, body: bytes = b"") -> Fault:
 
 
 @contextmanager
-def serving() -> Iterator[FakeRegistry]:
-    """A running registry."""
-    registry = FakeRegistry()
-    with ThreadingHTTPServer(("127.0.0.1", 0), registry.handler) as http:
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A running HTTP server; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.daemon_threads = True
-        registry.url = f"http://127.0.0.1:{http.server_port}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield registry
+            yield f"http://127.0.0.1:{http.server_port}"
         finally:
             http.shutdown()
             thread.join()
+
+
+@contextmanager
+def serving() -> Iterator[FakeRegistry]:
+    """A running registry."""
+    registry = FakeRegistry()
+    with listening(registry.handler) as registry.url:
+        yield registry

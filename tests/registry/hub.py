@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from tests.registry.fake import FakeRegistry, digest_of
+from tests.registry.fake import FakeRegistry, digest_of, listening
 
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 
@@ -62,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.hub
         hub.asked.append((self.path, self.headers.get("Authorization", "")))
-        path, _, query = self.path.partition("?")
+        path, _, query = self.path.removeprefix("/mirror").partition("?")
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/main", path)
         file = re.fullmatch(rf"/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", path)
         match = listing or file
@@ -94,14 +93,5 @@ class Handler(BaseHTTPRequestHandler):
 def serving(storage: FakeRegistry) -> Iterator[FakeHub]:
     """A running hub."""
     hub = FakeHub(storage)
-    handler = type("HubHandler", (Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        http.daemon_threads = True
-        hub.url = f"http://127.0.0.1:{http.server_port}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            http.shutdown()
-            thread.join()
+    with listening(type("HubHandler", (Handler,), {"hub": hub})) as hub.url:
+        yield hub

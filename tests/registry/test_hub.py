@@ -62,7 +62,7 @@ def test_a_gguf_file_of_a_quantisation(store: Store, hub: FakeHub, tmp_path: Pat
     assert not store.blobs.has(digest_of(q4))
     pull(store, hub, "hf.co/Org/Tiny-GGUF")
     latest = store.model("hf.co/Org/Tiny-GGUF:latest")
-    assert latest.manifest.layers[0].digest == digest_of(q4)  # the smaller of what is usual
+    assert latest.manifest.layers[0].digest == digest_of(q4)  # what is preferred where nothing is asked for
     sent = len(hub.storage.ranges_sent)
     assert pull(store, hub, "hf.co/Org/Tiny-GGUF")[-1] == "success"
     assert len(hub.storage.ranges_sent) == sent
@@ -97,6 +97,13 @@ def test_the_token_is_for_the_hub_alone(store: Store, hub: FakeHub, tmp_path: Pa
     assert hub.storage.asked
     assert not any("authorization" in asked.headers for asked in hub.storage.asked)
     assert "hf_secret" not in repr(Settings(hf_token="hf_secret"))
+
+
+def test_a_mirror_below_a_path(store: Store, hub: FakeHub, tmp_path: Path) -> None:
+    hub.add("org/tiny", {"m.gguf": gguf(tmp_path, "a", "Q8_0")})
+    hub.url += "/mirror"
+    assert pull(store, hub, "hf.co/org/tiny")[-1] == "success"
+    assert all(path.startswith("/mirror/") for path, _ in hub.asked)
 
 
 def test_what_arrives_damaged_is_not_installed(store: Store, hub: FakeHub, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from tests.real_model import model_path
 @pytest.mark.spec(108)
 @pytest.mark.slow
 def test_a_short_mixed_load_loses_nothing() -> None:
-    run, failures = soak(model_path(), 15.0, seed=1)
+    run, failures = soak(model_path(), 25.0, seed=1)
     assert [failure for failure in failures if "memory" not in failure] == [], run.tally.lost
     assert run.tally.started == sum(run.tally.ended.values())
-    assert {"done"} <= set(run.tally.ended) <= {"done", "left", "refused"}
+    assert set(run.tally.ended) == {"done", "left", "refused"}
 
 
 def samples(*sizes: int) -> list[Sample]:
