@@ -143,7 +143,7 @@ def _made_by_others(source: Path, folder: Path, choice: Choice, adapter: Path | 
     foreign = CONFIG in files and read_object(files, CONFIG).get("model_type") not in FAMILIES
     if not is_onnx(files) and not foreign:
         return None
-    if choice.target is not CPU:
+    if choice.target != CPU:
         raise UnsupportedModel(f"target {choice.target.name} for a graph that others made", (CPU.name,))
     if adapter:
         raise UnsupportedModel("an adapter for a graph that others made", ("models that are built natively",))
@@ -209,7 +209,7 @@ def _check_encoder(vocabulary: Vocabulary, recipe: str, kv: str, target: Target)
         raise UnsupportedModel(f"recipe {recipe!r} for a model that embeds or ranks", ENCODER_RECIPES)
     if kv != "f32":
         raise UnsupportedModel(f"KV cache type {kv!r} for a model without a KV cache", ("f32",))
-    if target is not CPU:
+    if target != CPU:
         raise UnsupportedModel(f"target {target.name} for a model that embeds or ranks", (CPU.name,))
 
 
@@ -253,7 +253,8 @@ def _reference(plan: Plan, source: Source, choice: Choice, folder: Path) -> Path
         return None
     encodes, available = bool(plan.config.pooling), psutil.virtual_memory().available
     recipe = "fp32" if choice.check or encodes else "exact"
-    other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0), vocabulary=plan.vocabulary)
+    target = replace(CPU, ragged=choice.target.ragged)  # so that what runs the bundle's own graph runs this one too
+    other = make_plan(source, recipe, "f32", lambda size: plan.recipe.progress(0), target, vocabulary=plan.vocabulary)
     needed = int(CHECK_FACTOR * (plan.weights.size + other.weights.size))
     if choice.check and needed > available:
         raise NotEnoughMemory(needed, available)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row
-from appliance.engine.providers import shrinking
+from appliance.engine.providers import CPU, shrinking
 
 LONG_TOKENS = 32  # from here on a run gives back the memory of its activations
 
@@ -55,14 +55,20 @@ def ragged(session: Any) -> bool:
 
 
 class _Range:
-    """A range of slots bound to the session. Bound again: what depends on the width, when the width changes."""
+    """A range of slots bound to the session. Bound again: what depends on the width, when the width changes.
+
+    An accelerator is given a copy of what lies in host memory as it is bound, so there all of it is bound in every run.
+    """
 
     def __init__(self, session: Any, arena: Arena, first: int, count: int) -> None:
         self._session = session
+        self._arena = arena
+        self._copied = session.get_providers()[0] != CPU.name
         self._first = first
         self._count = count
         self._binding = session.io_binding()
         arena.bind(self._binding, first, count)
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._lengths = np.zeros(count, np.int32)
         self._seqlens = np.zeros(count, np.int32)
         self._total = np.zeros((), np.int32)
@@ -88,6 +94,8 @@ class _Range:
             self._seqlens[at] = row.past + length - 1
             self._logit_rows[at, : row.logits] = range(length - row.logits, length)
         self._total[...] = int(self._seqlens.max()) + 1
+        if self._copied:
+            self._bind_again()
         options = shrinking() if self._ids.size >= LONG_TOKENS else None
         self._session.run_with_iobinding(self._binding, options)
 
@@ -100,5 +108,12 @@ class _Range:
             self._bind_input("logit_rows", self._logit_rows)
             self._binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
 
+    def _bind_again(self) -> None:
+        for name, array in self._inputs.items():
+            self._bind_input(name, array)
+        if self._arena.in_host_memory:
+            self._arena.bind(self._binding, self._first, self._count)
+
     def _bind_input(self, name: str, array: npt.NDArray[Any]) -> None:
+        self._inputs[name] = array
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

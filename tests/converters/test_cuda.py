@@ -1,0 +1,87 @@
+"""Graphs for CUDA on a card, beside transformers in float32 and beside the CPU. Skipped where CUDA does not start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from appliance.bundle import read_description
+from appliance.engine import providers
+from appliance.engine.backend import Row
+from appliance.engine.ort import OrtBackend
+from appliance.engine.probe import probe_all
+from appliance.engine.providers import Provider
+from converters.bundle import convert
+from tests.converters.oracle import CASES, PROMPT, Reference, make
+
+HALF = 0.02  # of the logits' root mean square: float16 has 11 bits
+IN_HOST_MEMORY = replace(providers.CUDA, device="cpu")  # the KV cache, as for DirectML
+Make = Callable[..., Reference]
+
+no_card = next(probe.reason for probe in probe_all() if probe.provider is providers.CUDA)
+pytestmark = pytest.mark.skipif(bool(no_card), reason=f"CUDA does not start here: {no_card}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes a case's model, once for each type of its matrices."""
+
+    @cache
+    def made(name: str, tensor_type: str = "F32") -> Reference:
+        return make(CASES[name], tmp_path_factory.mktemp(name), tensor_type)
+
+    return made
+
+
+def dealt(folder: Path, ids: list[int], sizes: list[int], provider: Provider) -> np.ndarray:
+    """Logits [len(ids), vocabulary] of tokens that come so many at a time, in slot 1 of 2; slot 0 has others."""
+    backend = OrtBackend(folder, read_description(folder), slots=2, provider=provider, threads=1)
+    done, parts = 0, []
+    for size in sizes:
+        chunk = tuple(ids[done : done + size])
+        rows = [Row(0, done, chunk[::-1]), Row(1, done, chunk, logits=len(chunk))]
+        parts.append(backend.run(rows)[1].copy())
+        done += size
+    backend.close()
+    return np.concatenate(parts)
+
+
+def error(mine: np.ndarray, reference: np.ndarray) -> float:
+    """The root mean square of the difference, of the reference's own."""
+    return float(np.sqrt(((mine - reference) ** 2).mean() / (reference**2).mean()))
+
+
+SIZES = {"at once": [48], "in chunks": [5, 20, 2, 13, 8], "one by one": [1] * 48, "after a prompt": [PROMPT] + [1] * 8}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "phi3-long"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_computes_what_transformers_computes(made: Make, tmp_path: Path, name: str, sizes: str) -> None:
+    reference = made(name)
+    folder = reference.gguf.with_name("fp32-cuda")
+    if not folder.exists():
+        convert(reference.gguf, folder, "fp32", target="cuda")
+    assert error(dealt(folder, reference.ids, SIZES[sizes], providers.CUDA), reference.logits) < HALF
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_cache_in_host_memory(made: Make, tmp_path: Path, name: str) -> None:
+    reference = made(name)
+    convert(reference.gguf, tmp_path / "bundle", "fp32", target="cuda")
+    logits = dealt(tmp_path / "bundle", reference.ids, SIZES["in chunks"], IN_HOST_MEMORY)
+    assert error(logits, reference.logits) < HALF
+
+
+@pytest.mark.parametrize(("tensor_type", "recipe"), [("Q8_0", "exact"), ("Q4_1", "exact"), ("Q4_1", "compact")])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "phi3-long"])
+def test_quantised_weights_as_on_the_cpu(made: Make, tmp_path: Path, name: str, tensor_type: str, recipe: str) -> None:
+    reference = made(name, tensor_type)
+    convert(reference.gguf, tmp_path / "bundle", recipe, target="cuda")
+    for sizes in ([48], [1] * 48):
+        mine, cpu = (dealt(tmp_path / "bundle", reference.ids, sizes, each) for each in (providers.CUDA, providers.CPU))
+        assert error(mine, cpu) < HALF
