@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scripts.fuzz.checks import complaints
 from scripts.fuzz.client import Hang, Request, exchange
-from scripts.fuzz.strategies import TINY, VICTIM, described, raw
+from scripts.fuzz.strategies import TINY, VICTIM, described, raw, shared
 from tests.server.daemon import Server
 from tests.tiny_model import write_tiny_gguf
 
@@ -94,21 +94,31 @@ class Fuzzer:
             self.report.faults.append(f"the log tells of a defect: {log[log.index('unexpected error') :][:2000]}")
 
 
-def fuzz(requests: int, seed: int, folder: Path) -> Report:
+def fuzz(requests: int, seed: int, folder: Path, share: bool = False) -> Report:
     """Send as many requests to a server of its own, whose files lie in `folder`."""
     gguf = write_tiny_gguf(folder / "tiny.gguf")
-    server = Server(folder / "models", HOME=str(folder), **ENVIRONMENT)
+    server = Server(folder / "models", HOME=str(folder), APPLIANCE_SHARE=str(share), **ENVIRONMENT)
     server.start()
     try:
         fuzzer = Fuzzer(server, gguf)
         fuzzer.restore()
-        document = server.client.get("/openapi.json").json()
-        for number, strategy in enumerate((described(document), raw)):
-            _play(fuzzer, strategy, requests // 2, seed + number)
+        strategies = [described(server.client.get("/openapi.json").json()), raw]
+        if share:
+            strategies.append(shared(_references(server)))
+        for number, strategy in enumerate(strategies):
+            _play(fuzzer, strategy, requests // len(strategies), seed + number)
         fuzzer.finish()
     finally:
         server.stop()
     return fuzzer.report
+
+
+def _references(server: Server) -> list[str]:
+    """The digests of a model's manifest and of its blobs."""
+    answer = server.client.get(f"/v2/library/{TINY}/manifests/latest")
+    manifest = answer.json()
+    blobs = [layer["digest"] for layer in (manifest["config"], *manifest["layers"])]
+    return [answer.headers["docker-content-digest"], *blobs]
 
 
 def _play(fuzzer: Fuzzer, strategy: st.SearchStrategy[Request], requests: int, seed: int) -> None:
@@ -131,10 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/fuzz/run", description=__doc__)
     parser.add_argument("--requests", type=int, default=10_000, help="how many (10000)")
     parser.add_argument("--seed", type=int, default=1, help="the same number makes the same requests (1)")
+    parser.add_argument("--share", action="store_true", help="to a server that shares its models, as a registry too")
     arguments = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        report = fuzz(arguments.requests, arguments.seed, Path(folder))
+        report = fuzz(arguments.requests, arguments.seed, Path(folder), arguments.share)
     print(f"{report.sent} requests in {time.monotonic() - start:.0f} s")
     print(", ".join(f"{status or 'no answer'}: {count}" for status, count in sorted(report.statuses.items())))
     print(f"slowest: {report.slowest[0]:.2f} s, {report.slowest[1]}")

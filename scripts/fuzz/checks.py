@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from scripts.fuzz.client import Answer, Request
 
@@ -34,6 +35,7 @@ PLAIN = {
 }
 EMPTY = (200, 201, 204, 301, 307, 403)
 NATIVE_LINES = "application/x-ndjson"
+OCTETS = "application/octet-stream"
 
 
 def complaints(request: Request, answer: Answer, places: Iterable[Path]) -> list[str]:
@@ -57,31 +59,39 @@ def _may_tell_places(request: Request) -> bool:
 
 def _form(request: Request, answer: Answer) -> list[str]:
     """What is wrong with the form of a body."""
+    shared = request.path.startswith("/v2/")
     if not answer.body:
-        return [] if answer.status in EMPTY else ["no body"]
+        return [] if answer.status in EMPTY or (shared and answer.status == 416) else ["no body"]
     if answer.content_type.startswith("text/plain"):
         right = answer.text == PLAIN.get(answer.status, "Ollama is running")
         return [] if right else [f"plain text that is not expected: {answer.text[:200]}"]
+    if answer.content_type == OCTETS:
+        return [] if shared and answer.status in (200, 206) else ["bytes that nobody asked for"]
     lines = answer.text.splitlines() if answer.content_type == NATIVE_LINES else [answer.text]
     try:
         parsed = [json.loads(line) for line in lines]
     except ValueError as error:
         return [f"not JSON: {error}"]
-    errors = [_words(line["error"]) for line in parsed if isinstance(line, dict) and "error" in line]
-    if request.path.startswith("/v1/") and parsed and isinstance(parsed[0].get("error"), str):
-        return ["not OpenAI's envelope"]
     if answer.status < 400:
         return [] if all(isinstance(line, dict) for line in parsed) else ["a line that is no object"]
-    if len(errors) != 1 or len(parsed) != 1 or list(parsed[0]) != ["error"] or not isinstance(errors[0], str):
+    words = _words(request.path, parsed[0]) if len(parsed) == 1 else None
+    if words is None:
         return [f"not an error as it should be: {answer.text[:200]}"]
-    if answer.status >= 500 and not _on_purpose(answer.status, errors[0]):
+    if answer.status >= 500 and not _on_purpose(answer.status, words):
         return [f"{answer.status} without a reason"]
-    return [] if errors[0] else ["an error without words"]
+    return [] if words else ["an error without words"]
 
 
-def _words(error: object) -> object:
-    """An error's text, also out of OpenAI's envelope."""
-    return error.get("message") if isinstance(error, dict) and len(error) == 4 else error
+def _words(path: str, body: Any) -> str | None:
+    """An error's text; None if it is not in the form of its path's dialect: OpenAI's, a registry's, or Ollama's."""
+    match body:
+        case {"error": {"message": str(text), "type": str(), "param": _, "code": _}}:
+            return text if path.startswith("/v1/") else None
+        case {"errors": [{"code": str(), "message": str(text)}]}:
+            return text if path.startswith("/v2/") else None
+        case {"error": str(text)} if len(body) == 1:
+            return text if not path.startswith(("/v1/", "/v2/")) else None
+    return None
 
 
 def _on_purpose(status: int, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -219,6 +220,22 @@ odd = st.builds(
 )
 raw = st.integers(0, 9).flatmap(lambda draw: odd if draw < 3 else bodies())
 """Three in ten are odd altogether, the others have an odd body."""
+
+
+def shared(references: Sequence[str]) -> st.SearchStrategy[Request]:
+    """What clients ask of a registry: the models, tags and digests that there are, others, and ranges of any kind."""
+    names = st.sampled_from(["library", TINY, VICTIM]) | segments
+    kinds = st.sampled_from(["manifests", "blobs", "tags"]) | segments
+    last = st.sampled_from([*references, "latest", "list"]) | segments
+    right = st.builds("/v2/library/{}/{}/{}".format, st.sampled_from([TINY, VICTIM]), kinds, last)
+    wrong = st.lists(names | kinds | last, max_size=5).map(lambda parts: "/".join(("/v2", *parts)))
+    numbers = st.sampled_from(["", "0", "1", "99", "999999999", "9" * 30, "-1", "x"])
+    ranges = st.lists(st.builds("{}-{}".format, numbers, numbers), min_size=1, max_size=2)
+    fields = st.one_of(headers, ranges.map(lambda spans: (("range", "bytes=" + ",".join(spans)),)))
+    return st.builds(
+        lambda method, path, query, fields: Request(method, path + query, b"", fields),
+        *(st.just("GET") | methods, right | wrong, queries, fields),
+    )
 
 
 def described(document: dict[str, Any]) -> st.SearchStrategy[Request]:

@@ -13,6 +13,7 @@ from tests.server.daemon import Server
 
 REQUESTS = 300
 JSON = "application/json; charset=utf-8"
+OCTETS = "application/octet-stream"
 PATHS = [
     "/api/../etc/passwd",
     "/api/blobs/..%2f..%2fetc%2fpasswd",
@@ -31,7 +32,7 @@ PATHS = [
 
 @pytest.mark.slow
 def test_whatever_is_sent_is_answered_clearly(tmp_path: Path) -> None:
-    report = fuzz(REQUESTS, seed=20, folder=tmp_path)
+    report = fuzz(REQUESTS, seed=20, folder=tmp_path, share=True)
     assert report.faults == []
     assert report.sent >= REQUESTS
     assert min(report.statuses[200], report.statuses[404], report.statuses[400] / 5) > REQUESTS / 50
@@ -60,6 +61,36 @@ def test_whatever_is_sent_is_answered_clearly(tmp_path: Path) -> None:
 def test_what_is_wrong_with_an_answer(status: int, content_type: str, body: str, fault: str | None) -> None:
     answer = Answer(status, content_type, body.encode(), 0.0)
     found = complaints(Request("POST", "/api/generate"), answer, [Path("/srv/models")])
+    assert any(each.startswith(fault) for each in found) if fault else found == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "content_type", "body", "fault"),
+    [
+        (
+            "/v2/library/m/tags/list",
+            404,
+            JSON,
+            '{"errors":[{"code":"MANIFEST_UNKNOWN","message":"m is not here"}]}',
+            None,
+        ),
+        ("/v2/library/m/blobs/x", 206, OCTETS, "\x00", None),
+        ("/v2/library/m/blobs/x", 416, OCTETS, "", None),
+        ("/v2/x", 404, "text/plain", "404 page not found", None),
+        ("/v2/library/m/tags/list", 404, JSON, '{"error":"m is not here"}', "not an error as it should be"),
+        ("/v2/library/m/tags/list", 404, JSON, '{"errors":[]}', "not an error as it should be"),
+        ("/v2/library/m/tags/list", 500, JSON, '{"errors":[{"code":"UNKNOWN","message":"x"}]}', "500 without a reason"),
+        ("/v1/models/m", 404, JSON, '{"error":{"message":"m","type":"x","param":null,"code":null}}', None),
+        ("/v1/models/m", 404, JSON, '{"error":"m"}', "not an error as it should be"),
+        ("/api/tags", 404, JSON, '{"errors":[{"code":"UNKNOWN","message":"x"}]}', "not an error as it should be"),
+        ("/api/tags", 200, OCTETS, "x", "bytes that nobody asked for"),
+        ("/api/tags", 416, OCTETS, "", "no body"),
+    ],
+)
+def test_every_dialect_has_errors_of_its_own(
+    path: str, status: int, content_type: str, body: str, fault: str | None
+) -> None:
+    found = complaints(Request("GET", path), Answer(status, content_type, body.encode(), 0.0), [])
     assert any(each.startswith(fault) for each in found) if fault else found == []
 
 
