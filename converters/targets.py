@@ -1,8 +1,9 @@
 """What graphs for each execution provider are made of.
 
     cpu       float32; attention takes rows of different length in one run (query_seqlens)
-    cuda      float16; one sequence in each run: the released onnxruntime-gpu has no query_seqlens yet
-    directml  float16; one sequence; embeddings are looked up in float16, and biases added by a node of their own
+    cuda      float16; a run has one sequence, or a token each of several: the released onnxruntime-gpu has no
+              query_seqlens yet; gains of norms differ from head to head in a node of their own
+    directml  like cuda; embeddings are looked up in float16, and biases added by a node of their own
 
 Which operators and inputs a provider has is read from ONNX Runtime's list of kernels and DirectML's MatMulNBits.
 """
@@ -21,7 +22,8 @@ class Target:
     """An execution provider's graph. `dtype` is that of activations, scales and the KV cache.
 
     `ragged`: GroupQueryAttention has the input query_seqlens. `packed_tables`: GatherBlockQuantized is there.
-    `biased_products`: MatMulNBits has the input bias.
+    `biased_products`: MatMulNBits has the input bias. `head_gains`: SimplifiedLayerNormalization has gains of several
+    axes; CUDA's kernel reads the first head's for all of them.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Target:
     ragged: bool = False
     packed_tables: bool = True
     biased_products: bool = True
+    head_gains: bool = False
 
     @property
     def floats(self) -> np.dtype[Any]:
@@ -41,7 +44,7 @@ class Target:
         return str(self.floats)
 
 
-CPU = Target("cpu", ir.DataType.FLOAT, ragged=True)
+CPU = Target("cpu", ir.DataType.FLOAT, ragged=True, head_gains=True)
 CUDA = Target("cuda", ir.DataType.FLOAT16)
 DIRECTML = Target("directml", ir.DataType.FLOAT16, packed_tables=False, biased_products=False)
 TARGETS = {target.name: target for target in (CPU, CUDA, DIRECTML)}

@@ -75,7 +75,7 @@ class OrtBackend:
     def run(self, rows: list[Row]) -> list[Logits]:
         """See Backend.run. Many rows, or many tokens of one, go to the batch graph, if there is one."""
         if not self._ragged:
-            return [self._graph.run([row])[0].copy() for row in rows]
+            return [logits.copy() for turn in turns(rows) for logits in self._graph.run(turn)]
         many = len(rows) >= BATCH_ROWS or len(rows[0].tokens) >= BATCH_TOKENS
         return (self._batch if self._batch and many else self._graph).run(rows)
 
@@ -96,6 +96,21 @@ class OrtBackend:
         """See Backend.close."""
         del self._graph, self._batch
         self._arena.close()
+
+
+def turns(rows: list[Row]) -> list[list[Row]]:
+    """The runs of a graph that cannot have rows of different length: one token each of adjacent slots, or one row.
+
+    A slot between two others may not idle: there is no run that leaves its cache alone.
+    """
+    groups: list[list[Row]] = []
+    for row in rows:
+        last = groups[-1][-1] if groups else None
+        if last and len(last.tokens) == len(row.tokens) == 1 and last.slot + 1 == row.slot:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 @contextlib.contextmanager

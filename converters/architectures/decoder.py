@@ -318,14 +318,18 @@ def packed_qkv(weights: Recipe, x: ir.Value, layer: str) -> ir.Value:
 def normed_heads(graph: Graph, weights: Recipe, config: Config, qkv: ir.Value, layer: str) -> list[ir.Value]:
     """Queries, keys and values of packed ones, each head of queries and keys behind an RMSNorm.
 
-    Both gains [head_dim] are one gain [heads, head_dim], so queries and keys go through one node.
+    Both gains [head_dim] are one gain [heads, head_dim], so queries and keys go through one node, or two.
     """
     heads, keys, size = config.heads, config.kv_heads, config.head_dim
     both, constant = (heads + keys) * size, graph.constant
     gains = weights.head_gains(f"{layer}.attn_q_norm", f"{layer}.attn_k_norm", heads, keys)
     x, v = graph.node("Split", qkv, constant("widths.qk+v", np.array([both, keys * size])), axis=-1, outputs=2)
     (x,) = graph.node("Reshape", x, constant("heads.split", np.array([0, 0, heads + keys, size])))
-    x = rms_norm(graph, x, gains, config.epsilon)
+    if graph.target.head_gains:
+        x = rms_norm(graph, x, gains, config.epsilon)
+    else:
+        x = rms_norm(graph, x, constant("heads.ones", np.ones(size, np.float32)), config.epsilon)
+        (x,) = graph.node("Mul", x, gains)
     (x,) = graph.node("Reshape", x, constant("heads.join", np.array([0, 0, both])))
     q, k = graph.node("Split", x, constant("widths.q+k", np.array([heads, keys]) * size), axis=-1, outputs=2)
     return [q, k, v]

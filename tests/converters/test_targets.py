@@ -17,6 +17,7 @@ import pytest
 from appliance.bundle import MODEL, Bundle, read_description
 from appliance.engine import providers
 from appliance.engine.backend import Row
+from appliance.engine.binding import Bindings
 from appliance.engine.ort import OrtBackend
 from appliance.errors import UnsupportedModel
 from converters.bundle import convert
@@ -86,6 +87,26 @@ def test_rows_take_turns_and_go_on_from_their_caches(folder: Path, target: str) 
     rows = [Row(0, 9, TOKENS[9:12], logits=2), Row(1, 0, TOKENS[:5]), Row(2, 30, TOKENS[30:31])]
     for mine, expected in zip(backend.run(rows), (whole[10:12], whole[4:5], whole[30:31]), strict=True):
         assert error(mine, expected) < HALF
+    backend.close()
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_one_token_each_of_adjacent_slots_is_one_run(
+    folder: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = opened(folder / f"exact-{target}")
+    whole = backend.run([Row(0, 0, TOKENS, logits=60)])[0].copy()
+    pasts = (9, 30, 17)
+    backend.run([Row(slot, 0, TOKENS[:past], logits=0) for slot, past in enumerate(pasts)])
+    runs: list[list[int]] = []
+    run = Bindings.run
+    monkeypatch.setattr(Bindings, "run", lambda self, rows: runs.append([row.slot for row in rows]) or run(self, rows))
+    for at in range(3):
+        rows = [Row(slot, past + at, (TOKENS[past + at],)) for slot, past in enumerate(pasts)]
+        for mine, past in zip(backend.run(rows), pasts, strict=True):
+            assert error(mine, whole[past + at][None]) < HALF
+    backend.run([Row(0, 12, TOKENS[12:13]), Row(2, 20, TOKENS[20:21])])
+    assert runs == [[0, 1, 2]] * 3 + [[0], [2]]
     backend.close()
 
 
