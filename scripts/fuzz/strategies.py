@@ -223,19 +223,21 @@ raw = st.integers(0, 9).flatmap(lambda draw: odd if draw < 3 else bodies())
 
 
 def shared(references: Sequence[str]) -> st.SearchStrategy[Request]:
-    """What clients ask of a registry: the models, tags and digests that there are, others, and ranges of any kind."""
-    names = st.sampled_from(["library", TINY, VICTIM]) | segments
-    kinds = st.sampled_from(["manifests", "blobs", "tags"]) | segments
-    last = st.sampled_from([*references, "latest", "list"]) | segments
-    right = st.builds("/v2/library/{}/{}/{}".format, st.sampled_from([TINY, VICTIM]), kinds, last)
-    wrong = st.lists(names | kinds | last, max_size=5).map(lambda parts: "/".join(("/v2", *parts)))
+    """What clients ask of a registry: what there is, in pieces too, and what is not there.
+
+    `references` are the digests of a model's manifest and of its blobs.
+    """
+    model = f"/v2/library/{TINY}"
+    kinds = ("manifests", "blobs")
+    there = [f"{model}/tags/list", f"{model}/manifests/latest", *(f"{model}/blobs/{each}" for each in references)]
+    names = st.sampled_from(["library", TINY, VICTIM, *kinds, "tags", "list", *references])
+    others = st.builds("/v2/library/{}/{}/{}".format, names, st.sampled_from(kinds), names | segments)
+    wrong = st.lists(names | segments, max_size=5).map(lambda parts: "/".join(("/v2", *parts)))
     numbers = st.sampled_from(["", "0", "1", "99", "999999999", "9" * 30, "-1", "x"])
     ranges = st.lists(st.builds("{}-{}".format, numbers, numbers), min_size=1, max_size=2)
     fields = st.one_of(headers, ranges.map(lambda spans: (("range", "bytes=" + ",".join(spans)),)))
-    return st.builds(
-        lambda method, path, query, fields: Request(method, path + query, b"", fields),
-        *(st.just("GET") | methods, right | wrong, queries, fields),
-    )
+    wanted = st.builds(Request, st.sampled_from(["GET", "GET", "HEAD"]), st.sampled_from(there), headers=fields)
+    return wanted | st.builds(Request, st.just("GET") | methods, others | wrong, headers=fields)
 
 
 def described(document: dict[str, Any]) -> st.SearchStrategy[Request]:

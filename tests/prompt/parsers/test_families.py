@@ -96,6 +96,8 @@ CALLS = {
     "harmony": HARMONY_CALL,
     "glimmer": f" to=weather<|message|>{ATEM_CALL}<|eom|>",
 }
+MESSAGES = {"harmony", "glimmer"}
+"""Families that write each call as a message of its own."""
 THOUGHTS = {
     "<think>\n{}\n</think>\n\n{}": [
         "qwen3-thinking",
@@ -125,6 +127,8 @@ THINKING = [(family, frame) for frame, families in THOUGHTS.items() for family i
 def test_every_name_has_a_parser() -> None:
     assert set(PARSERS) <= set(FAMILIES)
     assert set(CALLS) | {"passthrough"} == set(FAMILIES)
+    thinking = {family for family, can in PARSERS.items() if "thinking" in can}
+    assert {family for family, _ in THINKING} == thinking | {"ministral", "granite"}, "these two may think"
 
 
 @pytest.mark.parametrize("family", sorted(CALLS))
@@ -132,7 +136,7 @@ def test_a_call(family: str) -> None:
     assert said(family, CALLS[family]) == Parsed(tool_calls=(OSLO,))
 
 
-@pytest.mark.parametrize("family", sorted(set(CALLS) - {"harmony", "glimmer"}))
+@pytest.mark.parametrize("family", sorted(set(CALLS) - MESSAGES))
 def test_text_around_calls(family: str) -> None:
     transcript = f"Let me see.\n{CALLS[family]}\n{CALLS[family]}\n"
     assert said(family, transcript) == Parsed("Let me see.", tool_calls=(OSLO, OSLO))
@@ -155,16 +159,34 @@ def test_thoughts(family: str, frame: str) -> None:
 
 
 @pytest.mark.parametrize(("family", "frame"), THINKING)
+def test_thoughts_an_answer_and_a_call(family: str, frame: str) -> None:
+    """All that a family writes, in one answer."""
+    start = "<|start|>assistant"
+    parts = {
+        "harmony": f"{start}<|channel|>commentary<|message|>Let me see.<|end|>{start}{HARMONY_CALL}",
+        "glimmer": f"{start} to=user<|message|>Let me see.<|eom|>{start}{CALLS['glimmer']}",
+    }
+    begun, rest = frame.format("Hm.\n\nWeather.", "\0").split("\0")
+    if family in MESSAGES:
+        begun = begun[: begun.index("<|start|>")]
+    transcript = begun + parts.get(family, f"Let me see.\n{rest}{CALLS[family]}")
+    wanted = Parsed("Let me see.", "Hm.\n\nWeather.", (OSLO,))
+    prompt = start if family in MESSAGES else ""
+    assert said(family, transcript, prompt=prompt) == wanted
+    assert said(family, transcript, think=False, prompt=prompt) == Parsed(wanted.text, tool_calls=(OSLO,))
+
+
+@pytest.mark.parametrize(("family", "frame"), THINKING)
 def test_thoughts_that_the_prompt_begins(family: str, frame: str) -> None:
     begun, rest = frame.format("\0", "42").split("\0")
-    prompt = "<|start|>assistant" + begun if family in ("harmony", "glimmer") else "Hello" + begun
+    prompt = "<|start|>assistant" + begun if family in MESSAGES else "Hello" + begun
     assert said(family, "Hm." + rest, prompt=prompt) == Parsed("42", "Hm.")
 
 
 @pytest.mark.parametrize(("family", "frame"), THINKING)
 def test_what_precedes_the_answer(family: str, frame: str) -> None:
     """A second run, held to a format, continues where the answer of the first began, or closes its thoughts."""
-    prompt = "<|start|>assistant" if family in ("harmony", "glimmer") else ""
+    prompt = "<|start|>assistant" if family in MESSAGES else ""
     output = frame.format("Hm.", "The answer")
     before = output[: output.index("The answer")]
     first = parser(family, prompt=prompt)
@@ -204,7 +226,7 @@ def test_thoughts_between_pieces_of_the_answer(family: str) -> None:
     assert said(family, transcript) == Parsed("Onetwo", "ab")
 
 
-@pytest.mark.parametrize("family", sorted(set(CALLS) - {"harmony", "glimmer"}))
+@pytest.mark.parametrize("family", sorted(set(CALLS) - MESSAGES))
 def test_without_tools_nothing_is_a_call(family: str) -> None:
     whole = said(family, f"So: {CALLS[family]}", tools=())
     assert not whole.tool_calls
@@ -336,7 +358,7 @@ def test_markers_inside_of_strings_close_nothing() -> None:
     assert said("gemma4", quoted).tool_calls == (call("weather", city="a<tool_call|>b"),)
 
 
-@pytest.mark.parametrize("family", sorted(set(CALLS) - {"harmony", "glimmer"}))
+@pytest.mark.parametrize("family", sorted(set(CALLS) - MESSAGES))
 def test_calls_that_break_off(family: str) -> None:
     """At the end of the output a call without its end is read if it is whole, else nothing of it is lost."""
     whole = CALLS[family]
