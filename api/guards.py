@@ -82,7 +82,8 @@ class Hosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._checks and scope["type"] == ScopeType.HTTP:
-            if not is_local_host(_headers(scope).get("host", "")):
+            given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            if not all(map(is_local_host, given)):
                 return await _empty(send, 403)
             if scope["method"] == "OPTIONS":
                 return await _empty(send, 204)

@@ -233,6 +233,14 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
         "A model whose weights have gone",
         "500, as Ollama's, but the text names the model, the blob, and what to do instead of a path of this machine.",
     ),
+    (
+        "`push` that is not streamed, of what is not installed or with a bad name",
+        "404 and 400, and the text names the model; Ollama answers 500, for the former with a path.",
+    ),
+    (
+        "A prompt without tokens",
+        "400, where a template makes nothing of the request. Ollama hands it to its runner.",
+    ),
     ("`create` of a file that was not uploaded", "404, which names the blob; Ollama answers 500 with a path."),
     (
         "A model that cannot be converted",

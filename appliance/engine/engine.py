@@ -24,7 +24,7 @@ from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Emit, Sequence, Totals, Vocabulary
 from appliance.engine.slots import SlotPool
 from appliance.engine.snapshot import SnapshotFolder
-from appliance.errors import ApplianceError, EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
+from appliance.errors import ApplianceError, EngineStopped, InvalidRequest, PromptTooLong, RequestCancelled, ServerBusy
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +127,13 @@ class Engine:
     def submit(self, request: Request, emit: Emit) -> Ticket:
         """Queue a request; `emit` hears of it from the engine's thread.
 
-        Raises PromptTooLong, ServerBusy when the queue is full, EngineStopped.
+        Raises PromptTooLong, InvalidRequest for a prompt without tokens, ServerBusy when the queue is full,
+        EngineStopped.
         """
         limit = min(request.num_ctx, self.backend.capacity)
-        if not 0 < len(request.tokens) <= limit:
+        if not request.tokens:
+            raise InvalidRequest("the prompt has no tokens: the model's template makes nothing of what was sent")
+        if len(request.tokens) > limit:
             raise PromptTooLong(len(request.tokens), limit)
         speculate = self._may_speculate(request.sampling)
         sequence = Sequence(request, emit, self._vocabulary, self._eos, self._totals, speculate=speculate)

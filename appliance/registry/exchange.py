@@ -57,8 +57,8 @@ class Exchange:
 
         Raises InvalidName, RegistryError, NotEnoughDisk, Forbidden.
         """
-        self.transport.check_online()
         name = self._name(request.model)
+        self.transport.check_online()
         hub = Hub(self.transport, self._settings.hf_endpoint, self._settings.hf_token, name)
         async with aclosing(fetch_files(self._store, self.downloads, hub, name, fetched, advise)) as steps:
             async for step in steps:
@@ -71,16 +71,17 @@ class Exchange:
         """
         if not request.model:
             raise InvalidRequest("model is required")
-        self.transport.check_online()
-        yield Progress("retrieving manifest")
         try:
             model = self._store.model(request.model)
             registry = self._registry(request, model.name)
         except ApplianceError as error:
+            yield Progress("retrieving manifest")
             yield Progress("couldn't retrieve manifest")
             if isinstance(error, InvalidName):
                 raise InvalidName(f"unqualified name: {request.model}") from error
             raise
+        self.transport.check_online()
+        yield Progress("retrieving manifest")
         async with aclosing(push(self._store, model, registry, PATIENCE)) as steps:
             async for step in steps:
                 yield step

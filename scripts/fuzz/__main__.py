@@ -51,6 +51,7 @@ class Fuzzer:
         self._server = server
         self._gguf = gguf
         self._places = (server.models.parent, CODE_FOLDER)
+        self._digests: dict[str, str] = {}
 
     def send(self, request: Request) -> None:
         """One request, and every check on its answer."""
@@ -68,14 +69,19 @@ class Fuzzer:
             self.report.faults.append(f"{complaint}: {request} -> {answer.status} {answer.text[:300]!r}")
 
     def restore(self) -> None:
-        """Put back the models that requests have removed, and remove those that they made."""
-        client = self._server.client
-        names = {model["name"] for model in client.get("/api/tags").json()["models"]}
-        for name in names - {f"{TINY}:latest", f"{VICTIM}:latest"}:
-            client.request("DELETE", "/api/delete", json={"model": name})
+        """Put back the models that requests have removed or changed, and remove those that they made."""
+        found = self._installed()
+        for name in found.keys() - {f"{TINY}:latest", f"{VICTIM}:latest"}:
+            self._server.client.request("DELETE", "/api/delete", json={"model": name})
         for name in (TINY, VICTIM):
-            if f"{name}:latest" not in names:
+            if found.get(f"{name}:latest", "") != self._digests.get(name):
                 self._server.create(name, self._gguf, parameters=SHORT)
+                self._digests[name] = self._installed()[f"{name}:latest"]
+
+    def _installed(self) -> dict[str, str]:
+        """The digest of every model by its name."""
+        models = self._server.client.get("/api/tags").json()["models"]
+        return {model["name"]: model["digest"] for model in models}
 
     def finish(self) -> None:
         """After all that, the server is as it was."""

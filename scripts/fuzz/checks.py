@@ -54,7 +54,7 @@ def complaints(request: Request, answer: Answer, places: Iterable[Path]) -> list
 
 
 def _may_tell_places(request: Request) -> bool:
-    return request.path.partition("?")[0] == "/api/show"  # its Modelfile names the blob, as Ollama's does
+    return re.split("[?#]", request.path)[0] == "/api/show"  # its Modelfile names the blob, as Ollama's does
 
 
 def _form(request: Request, answer: Answer) -> list[str]:

@@ -37,7 +37,7 @@ class Request:
 
     def __str__(self) -> str:
         body = f"{self.body[:300]!r}{'…' if len(self.body) > 300 else ''}"
-        return f"{self.method} {self.path[:200]} {dict(self.headers)} {body}"
+        return f"{self.method} {self.path[:200]} {list(self.headers)} {body}"
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,9 @@ def test_foreign_names_are_refused_on_loopback(listening: str) -> None:
     assert ask(settings=settings, host="box.local").status_code == 200
     assert ask("OPTIONS", settings=settings, host="box.local").status_code == 204
     assert ask("OPTIONS", settings=settings, host="evil.example").status_code == 403
+    for hosts in (("evil.example", "localhost"), ("localhost", "evil.example")):
+        with TestClient(create_app(FakeService(), settings)) as client:
+            assert client.get("/api/version", headers=[("host", host) for host in hosts]).status_code == 403
 
 
 @pytest.mark.parametrize("listening", ["0.0.0.0", "::", "192.168.1.5"])

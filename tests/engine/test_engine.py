@@ -10,7 +10,7 @@ import pytest
 
 from appliance.core import DoneReason
 from appliance.engine.engine import Engine
-from appliance.errors import EngineStopped, PromptTooLong, RequestCancelled, ServerBusy
+from appliance.errors import EngineStopped, InvalidRequest, PromptTooLong, RequestCancelled, ServerBusy
 from tests.engine.conftest import Client
 from tests.engine.fakes import EOS, ScriptedBackend
 
@@ -136,6 +136,11 @@ def test_a_full_context_without_shift_ends_with_length(start: Start) -> None:
 def test_a_prompt_over_the_context_is_refused_with_numbers(start: Start) -> None:
     with pytest.raises(PromptTooLong, match="9 tokens exceed the limit of 8"):
         Client(start(ScriptedBackend(upwards)), "A" * 9, num_ctx=8)
+
+
+def test_a_prompt_without_tokens_is_refused(start: Start) -> None:
+    with pytest.raises(InvalidRequest, match="the prompt has no tokens"):
+        Client(start(ScriptedBackend(upwards)), "")
 
 
 @pytest.mark.parametrize("running", [True, False])

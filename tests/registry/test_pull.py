@@ -346,9 +346,10 @@ def test_http_has_to_be_asked_for(transfers: Transfers) -> None:
 def test_offline(store: Store, registry: FakeRegistry) -> None:
     registry.add("lib/m", model=WEIGHTS)
     transfers = Transfers(store, offline=True)
-    for transfer in (transfers.pull, transfers.push):
-        with pytest.raises(Forbidden, match="APPLIANCE_OFFLINE"):
-            transfer(name(registry))
+    with pytest.raises(Forbidden, match="APPLIANCE_OFFLINE"):
+        transfers.pull(name(registry))
+    with pytest.raises(InvalidName):
+        transfers.pull("a b")
     assert registry.asked == []
 
 

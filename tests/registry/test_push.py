@@ -8,7 +8,7 @@ import random
 import pytest
 
 from appliance.core import Progress
-from appliance.errors import InvalidName, InvalidRequest, ModelNotFound, RegistryError
+from appliance.errors import Forbidden, InvalidName, InvalidRequest, ModelNotFound, RegistryError
 from appliance.registry import upload
 from appliance.store.manifests import Layer
 from appliance.store.store import Store
@@ -139,6 +139,17 @@ def test_what_cannot_be_pushed(transfers: Transfers) -> None:
     assert (seen, str(error), type(error)) == (lost, "unqualified name: a//b", InvalidName)
     seen, error = push_all(transfers, "")
     assert (seen, str(error), type(error)) == ([], "model is required", InvalidRequest)
+
+
+def test_offline(store: Store, registry: FakeRegistry) -> None:
+    """What is wrong with the name is said all the same."""
+    transfers = Transfers(store, offline=True)
+    install(store, f"{registry.host}/lib/m")
+    seen, error = push_all(transfers, f"{registry.host}/lib/m")
+    assert (seen, type(error)) == ([], Forbidden)
+    assert "APPLIANCE_OFFLINE" in str(error)
+    assert [type(push_all(transfers, model)[1]) for model in ("a//b", "nope")] == [InvalidName, ModelNotFound]
+    assert registry.asked == []
 
 
 def test_a_registry_that_refuses(transfers: Transfers, registry: FakeRegistry) -> None:

@@ -168,3 +168,28 @@ def test_random_tools_get_arguments_that_fit(smollm2_server: Server) -> None:
             assert call["name"] == tool["function"]["name"]
             jsonschema.validate(call["arguments"], tool["function"]["parameters"])
     smollm2_server.client.request("DELETE", "/api/delete", json={"model": CALLER})
+
+
+@pytest.mark.slow
+@pytest.mark.spec(109)
+def test_an_agent_with_ten_tools(smollm2_server: Server) -> None:
+    """A call of one of them, its result, and what comes of it: in pieces, and no markup among them."""
+    body: dict[str, Any] = {"model": "agent", "from": "smollm2:135m", "template": CALLING, "stream": False}
+    assert smollm2_server.client.post("/api/create", json=body).json() == {"status": "success"}
+    tools = [random_tool(seed) for seed in range(10)]
+    parameters = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    messages = [ASKED]
+    for last in ("user", "tool"):
+        body = {"model": "agent", "messages": messages, "tools": tools}
+        body["options"] = SHORT | {"num_predict": 120, "num_ctx": 4096}
+        with smollm2_server.client.stream("POST", "/api/chat", json=body) as answer:
+            parts = [json.loads(line)["message"] for line in answer.iter_lines()]
+        content = "".join(part["content"] for part in parts)
+        calls = [call for part in parts for call in part.get("tool_calls", ())]
+        assert "tool_call" not in content
+        assert calls or (last == "tool" and content.strip())
+        for call in calls:
+            jsonschema.validate(call["function"]["arguments"], parameters[call["function"]["name"]])
+        result = {"role": "tool", "content": "4 degrees", "tool_name": "get_weather"}
+        messages = [*messages, {"role": "assistant", "content": content, "tool_calls": calls}, result]
+    smollm2_server.client.request("DELETE", "/api/delete", json={"model": "agent"})
