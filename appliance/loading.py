@@ -73,6 +73,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         setting=plan.provider,
         threads=options.threads,
         spin=spin,
+        context=plan.context,
     )
     engine = Engine(
         backend,

@@ -108,14 +108,14 @@ class Manager:
 
     async def _acquire(self, model: StoredModel, options: Options) -> Runner:
         wanted = load_options(self._settings, options)
-        if runner := self._usable(model, wanted):
+        if runner := self._usable(model, options, wanted):
             return self._hold(runner)
         if self._pending >= self._settings.max_queue:
             raise ServerBusy(self._settings.max_queue)
         self._pending += 1
         try:
             async with self._loading:
-                if not (runner := self._usable(model, wanted)):
+                if not (runner := self._usable(model, options, wanted)):
                     self._require_open()
                     runner = await self._load(model, options, wanted)
                 return self._hold(runner)
@@ -126,9 +126,10 @@ class Manager:
         if self._closed:
             raise EngineStopped("the server is shutting down")
 
-    def _usable(self, model: StoredModel, wanted: LoadOptions) -> Runner | None:
+    def _usable(self, model: StoredModel, options: Options, wanted: LoadOptions) -> Runner | None:
         for runner in self._loaded(self.choice(model)):
-            if runner.alive and not runner.draining and runner.load_options == wanted:
+            fits = runner.load_options == wanted and runner.holds(self._context_for(options, runner.bundle))
+            if fits and runner.alive and not runner.draining:
                 return runner
         return None
 

@@ -67,8 +67,17 @@ class Runner(ABC):
 
     @property
     @abstractmethod
+    def accelerated(self) -> bool:
+        """Whether its memory is an accelerator's: a graph runs there whole, or not at all."""
+
+    @property
     def vram_bytes(self) -> int:
         """The part of its memory that lies in an accelerator."""
+        return self.reserved_bytes if self.accelerated else 0
+
+    def holds(self, context: int) -> bool:
+        """Whether requests of `context` tokens can be served without loading anew."""
+        return True
 
     @abstractmethod
     def bytes_for(self, context: int) -> int:
@@ -111,9 +120,13 @@ class DecoderRunner(Runner):
         return self.engine.backend.provider
 
     @property
-    def vram_bytes(self) -> int:
+    def accelerated(self) -> bool:
         """See Runner."""
-        return self.engine.backend.vram_bytes
+        return self.engine.backend.accelerated
+
+    def holds(self, context: int) -> bool:
+        """See Runner."""
+        return context <= self.engine.backend.capacity
 
     def bytes_for(self, context: int) -> int:
         """See Runner."""
@@ -155,9 +168,9 @@ class EncoderRunner(Runner):
         return self.desk.encoder.provider
 
     @property
-    def vram_bytes(self) -> int:
+    def accelerated(self) -> bool:
         """See Runner."""
-        return self.desk.encoder.vram_bytes
+        return self.desk.encoder.accelerated
 
     def bytes_for(self, context: int) -> int:
         """See Runner."""

@@ -64,7 +64,7 @@ def mixed(
     **attributes: Any,
 ) -> ir.Value:
     """The output [B,S,hidden] of a node MoE or QMoE for rows x [B,S,hidden] with `scores` [B,S,count]."""
-    if graph.target is not CPU:
+    if graph.target != CPU:
         raise UnsupportedModel(f"a mixture of experts for {graph.target.name}", (CPU.name,))
     count = experts.gate.shape[0]
     (flat,) = graph.node("Reshape", scores, graph.constant(f"rows.{count}", np.array([-1, count])))

@@ -82,9 +82,9 @@ class Recipe:
         """The gain of an RMSNorm over the residual stream."""
         return self.vector(name)
 
-    def written_gain(self, name: str) -> ir.Value:
-        """The gain of an RMSNorm over what a matrix is about to add to the residual stream."""
-        return self.vector(name)
+    def written_gain(self, name: str, factor: float) -> ir.Value:
+        """The gain, times `factor`, of an RMSNorm over what a matrix is about to add to the residual stream."""
+        return self.vector(name, factor)
 
     def head_gains(self, queries: str, keys: str, heads: int, kv_heads: int) -> ir.Value:
         """The gains `queries` and `keys` [head_dim] of an RMSNorm over each head, for [heads + kv_heads, head_dim]."""
@@ -129,11 +129,11 @@ class Recipe:
     def _matmul(self, x: ir.Value, tensors: Sequence[TensorInfo], bias: ir.Value | None) -> ir.Value:
         raise NotImplementedError
 
-    def vector(self, name: str) -> ir.Value:
-        """A small tensor as float32, kept in the graph file."""
+    def vector(self, name: str, factor: float = 1.0) -> ir.Value:
+        """A small tensor as float32, times `factor`, kept in the graph file."""
         tensor = self.source.tensors[name]
         self.progress(tensor.size)
-        return self.graph.constant(name, self.source.values(tensor))
+        return self.graph.constant(name, np.float32(factor) * self.source.values(tensor))
 
     def table(self, name: str, shape: tuple[int, int], rows: Callable[[int, int], NDArray[np.float32]]) -> ir.Value:
         """A computed float32 matrix: `rows(start, stop)` gives its rows."""

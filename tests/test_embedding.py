@@ -31,7 +31,8 @@ class ScriptedEncoder:
     """The embedding of a text is how many tokens it has and the first word's id; its score the last word's id."""
 
     provider = "CPU"
-    memory_bytes = vram_bytes = 0
+    memory_bytes = 0
+    accelerated = False
 
     def __init__(self) -> None:
         self.hang = threading.Event()

@@ -322,6 +322,23 @@ def test_other_load_options_load_again_and_num_ctx_does_not(play: Play, monkeypa
     play(scenario)
 
 
+def test_where_memory_is_taken_at_once_a_longer_context_loads_again(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.engine.ort.slot_tokens", lambda bundle, provider, context: context)
+
+    async def scenario(world: World) -> None:
+        first = await world.use("a", num_ctx=64)
+        assert first.engine.backend.capacity == 64
+        assert await world.use("a", num_ctx=32) is first
+        second = await world.use("a", num_ctx=128)
+        assert second.engine.backend.capacity == 128
+        assert not first.engine.alive
+        assert world.loaded == {"a"}
+
+    play(scenario)
+
+
 @pytest.mark.parametrize(("keep_alive_s", "stays"), [(0.0, False), (0.05, False), (float("inf"), True)])
 def test_keep_alive_counts_from_the_last_use(play: Play, keep_alive_s: float, stays: bool) -> None:
     async def scenario(world: World) -> None:

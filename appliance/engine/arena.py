@@ -1,6 +1,6 @@
 """The KV cache arena: one buffer per layer for keys and one for values, a row per slot.
 
-The arena is mapped at full capacity when a model loads. The kernel hands out pages only when they are
+In host memory the arena is mapped at full capacity when a model loads. The kernel hands out pages only when they are
 written, so an unused slot and the unused end of a used one cost nothing.
 """
 
@@ -15,8 +15,17 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle import Bundle
+from appliance.engine.providers import CPU, Provider
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
+
+
+def slot_tokens(bundle: Bundle, provider: Provider, context: int | None) -> int:
+    """How many tokens a slot holds: the model's whole context where that costs nothing until it is used, on the CPU.
+
+    An accelerator's memory is taken at once, so there a slot holds the `context` that a model is loaded with.
+    """
+    return bundle.context_length if provider is CPU or context is None else min(context, bundle.context_length)
 
 
 class Arena:

@@ -36,8 +36,8 @@ class Backend(Protocol):
     vocab_size: int
     memory_bytes: int
     """Memory held by weights, in bytes."""
-    vram_bytes: int
-    """The part of it that lies in an accelerator's memory."""
+    accelerated: bool
+    """Whether weights and KV cache lie in an accelerator's memory."""
     provider: str
     """The execution provider that runs the graph, as shown to people: CPU, CUDA, DirectML."""
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
-from appliance.engine.providers import Provider, candidates, session_options, shrinking
+from appliance.engine.providers import CPU, Provider, candidates, session_options, shrinking
 from appliance.engine.session import open_session
 from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled
 
@@ -85,7 +85,7 @@ class Encoder:
             self.memory_bytes = (folder / files.WEIGHTS).stat().st_size
         except OSError as error:
             raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
-        self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
+        self.accelerated = provider is not CPU
         self._session: Any = open_session(folder / files.MODEL, provider, session_options(provider, threads, spin))
         self._owner = ThreadPoolExecutor(1, thread_name_prefix=name)
 

@@ -20,9 +20,9 @@ import onnxruntime as ort
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
-from appliance.engine.arena import DTYPES, Arena
+from appliance.engine.arena import DTYPES, Arena, slot_tokens
 from appliance.engine.backend import Logits, Row, SavedPrefix
-from appliance.engine.providers import Provider, shrinking
+from appliance.engine.providers import CPU, Provider, shrinking
 from appliance.engine.session import open_mixed_session
 from appliance.errors import ModelFileError
 
@@ -59,17 +59,26 @@ class ForeignBackend:
     """Runs `folder`'s graph with ONNX Runtime, one row after the other. See Backend."""
 
     def __init__(
-        self, folder: Path, bundle: Bundle, *, slots: int, provider: Provider, threads: int, spin: bool = True
+        self,
+        folder: Path,
+        bundle: Bundle,
+        *,
+        slots: int,
+        provider: Provider,
+        threads: int,
+        spin: bool = True,
+        context: int | None = None,
     ) -> None:
+        """`context`: see OrtBackend."""
         self.slots = slots
-        self.capacity = bundle.context_length
+        self.capacity = slot_tokens(bundle, provider, context)
         self.vocab_size = bundle.vocab_size
         self.provider = provider.label
         self.same_in_any_width = bundle.recipe == "fp32"
         self.kv_bytes_per_token = bundle.kv_bytes_per_token
         session = open_mixed_session(folder / files.MODEL, provider, threads, spin)
         self.memory_bytes = sum(path.stat().st_size for path in folder.iterdir() if ".onnx" in path.name)
-        self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
+        self.accelerated = provider is not CPU
         self._inputs, pairs = read_signature(session)
         device = provider.device if bundle.graph == "shared" else "cpu"
         self._cache: Cache = (

@@ -12,11 +12,11 @@ import numpy as np
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
-from appliance.engine.arena import Arena
+from appliance.engine.arena import Arena, slot_tokens
 from appliance.engine.backend import Logits, Row, SavedPrefix
 from appliance.engine.binding import Bindings, ragged
 from appliance.engine.foreign import ForeignBackend
-from appliance.engine.providers import Provider, candidates, session_options
+from appliance.engine.providers import CPU, Provider, candidates, session_options
 from appliance.engine.session import open_session
 from appliance.errors import ModelFileError
 
@@ -24,11 +24,19 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 4  # from so many rows, or so many tokens of one row, the batch graph is faster
 BATCH_TOKENS = 32
+PROBE_TOKENS = 16
 ATTENTION_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
 def open_backend(
-    folder: Path, bundle: Bundle, *, slots: int, setting: str, threads: int, spin: bool = True
+    folder: Path,
+    bundle: Bundle,
+    *,
+    slots: int,
+    setting: str,
+    threads: int,
+    spin: bool = True,
+    context: int | None = None,
 ) -> OrtBackend | ForeignBackend:
     """The backend on the first execution provider for `setting` that can run the graph.
 
@@ -38,20 +46,32 @@ def open_backend(
     *better, last = candidates(setting)
     for provider in better:
         try:
-            return kind(folder, bundle, slots=slots, provider=provider, threads=threads, spin=spin)
+            return kind(folder, bundle, slots=slots, provider=provider, threads=threads, spin=spin, context=context)
         except ModelFileError as error:
             log.warning("%s cannot run this model, trying the next provider: %s", provider.label, error)
-    return kind(folder, bundle, slots=slots, provider=last, threads=threads, spin=spin)
+    return kind(folder, bundle, slots=slots, provider=last, threads=threads, spin=spin, context=context)
 
 
 class OrtBackend:
     """Runs `folder`'s graph with ONNX Runtime. See Backend."""
 
     def __init__(
-        self, folder: Path, bundle: Bundle, *, slots: int, provider: Provider, threads: int, spin: bool = True
+        self,
+        folder: Path,
+        bundle: Bundle,
+        *,
+        slots: int,
+        provider: Provider,
+        threads: int,
+        spin: bool = True,
+        context: int | None = None,
     ) -> None:
+        """`context` is how many tokens each slot must hold; None: the model's whole context.
+
+        Raises ModelFileError for what cannot be loaded, and for a graph whose activations outgrow float16.
+        """
         self.slots = slots
-        self.capacity = bundle.context_length
+        self.capacity = slot_tokens(bundle, provider, context)
         self.vocab_size = bundle.vocab_size
         self.provider = provider.label
         self.same_in_any_width = bundle.recipe == "fp32" and bundle.kv_dtype == "float32"
@@ -59,7 +79,7 @@ class OrtBackend:
             self.memory_bytes = (folder / files.WEIGHTS).stat().st_size
         except OSError as error:
             raise ModelFileError(f"the bundle's weights are missing: {error.strerror}") from error
-        self.vram_bytes = self.memory_bytes if provider.device == "cuda" else 0
+        self.accelerated = provider is not CPU
         self.kv_bytes_per_token = bundle.kv_bytes_per_token
 
         options = session_options(provider, threads, spin)
@@ -71,6 +91,8 @@ class OrtBackend:
         self._ragged = ragged(graph)
         self._graph = Bindings(graph, self._arena, self.vocab_size)
         self._batch = Bindings(batch, self._arena, self.vocab_size) if batch else None
+        if bundle.kv_dtype == "float16":
+            self._check_range(bundle)
 
     def run(self, rows: list[Row]) -> list[Logits]:
         """See Backend.run. Many rows, or many tokens of one, go to the batch graph, if there is one."""
@@ -78,6 +100,13 @@ class OrtBackend:
             return [logits.copy() for turn in turns(rows) for logits in self._graph.run(turn)]
         many = len(rows) >= BATCH_ROWS or len(rows[0].tokens) >= BATCH_TOKENS
         return (self._batch if self._batch and many else self._graph).run(rows)
+
+    def _check_range(self, bundle: Bundle) -> None:
+        start = () if bundle.bos_token is None else (bundle.bos_token,)
+        tokens = (*start, *range(0, self.vocab_size, self.vocab_size // PROBE_TOKENS + 1))[: self.capacity]
+        if not np.isfinite(self.run([Row(0, 0, tokens, logits=len(tokens))])[0]).all():
+            self.close()
+            raise ModelFileError("the model's activations are too large for float16")
 
     def copy(self, source: int, target: int, tokens: int, start: int = 0) -> None:
         """See Backend.copy."""

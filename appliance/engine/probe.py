@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,12 +71,20 @@ def missing_library(provider: Provider) -> str:
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     if provider is not CUDA or not library.exists():
         return ""
+    _find_packaged_libraries()
     try:
         ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(library))
     except OSError as error:
         return str(error).replace(f"{library.parent}/", "")
     return ""
+
+
+@lru_cache
+def _find_packaged_libraries() -> None:
+    """Load the CUDA libraries that pip installed, which ONNX Runtime finds only when asked to."""
+    with contextlib.redirect_stdout(io.StringIO()):  # what it misses the loader says better
+        ort.preload_dlls()
 
 
 def _why_not(provider: Provider, installed: list[str]) -> str:

@@ -222,13 +222,17 @@ def _begin_texts(graph: Graph, pooling: Pooling) -> Step:
 
 
 class Stream:
-    """The residual stream. What is added to it waits for the next norm, which then is one node with the sum."""
+    """The residual stream. What is added to it waits for the next norm, which then is one node with the sum.
 
-    def __init__(self, graph: Graph, weights: Recipe, epsilon: float, x: ir.Value) -> None:
+    A 1 in the stream stands for `unit`.
+    """
+
+    def __init__(self, graph: Graph, weights: Recipe, epsilon: float, x: ir.Value, unit: float = 1.0) -> None:
         self.graph = graph
         self.weights = weights
         self.epsilon = epsilon
         self.x = x
+        self.unit = unit
         self.added: ir.Value | None = None
 
     def add(self, x: ir.Value) -> None:
@@ -239,22 +243,22 @@ class Stream:
 
     def norm(self, name: str) -> ir.Value:
         """RMSNorm of the stream with the gain `name`."""
-        gain = self.weights.gain(name)
+        gain, epsilon = self.weights.gain(name), self.epsilon / self.unit**2
         if self.added is None:
-            return rms_norm(self.graph, self.x, gain, self.epsilon)
+            return rms_norm(self.graph, self.x, gain, epsilon)
         x, _, _, self.x = self.graph.node(
             "SkipSimplifiedLayerNormalization",
             *(self.added, self.x, gain),
             domain=MICROSOFT,
             outputs=4,
-            epsilon=self.epsilon,
+            epsilon=epsilon,
         )
         self.added = None
         return x
 
     def add_normed(self, x: ir.Value, name: str) -> None:
         """Add the RMSNorm of x, which a matrix wrote, with the gain `name`."""
-        self.add(rms_norm(self.graph, x, self.weights.written_gain(name), self.epsilon))
+        self.add(rms_norm(self.graph, x, self.weights.written_gain(name, 1 / self.unit), self.epsilon))
 
     def only_wanted(self, step: Step, x: ir.Value) -> ir.Value:
         """Go on with the rows that the output needs, in the stream and in x, which is returned."""
@@ -262,6 +266,11 @@ class Stream:
         x = step.only_wanted(x)
         self.x = step.only_wanted(self.x)
         return x
+
+
+def normed_unit(graph: Graph) -> float:
+    """The unit of a stream to which norms alone add, as Gemma's: such streams outgrow float16, 100,000 in Gemma 3."""
+    return 64.0 if graph.target.dtype == ir.DataType.FLOAT16 else 1.0
 
 
 def rms_norm(graph: Graph, x: ir.Value, gain: ir.Value, epsilon: float) -> ir.Value:

@@ -66,8 +66,9 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     step = decoder.begin(graph, config)
     rope = tables(weights, config.rope, config.context_length)
     local_rope = tables(weights, config.local_rope, config.context_length, ".local")
-    embeddings = scaled(graph, weights.embedding(step.ids, "token_embd"), config.hidden**0.5, "embedding.scale")
-    stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden))
+    unit = decoder.normed_unit(graph)
+    embeddings = scaled(graph, weights.embedding(step.ids, "token_embd"), config.hidden**0.5 / unit, "embedding.scale")
+    stream = Stream(graph, weights, config.epsilon, weights.enter(embeddings, config.hidden), unit)
     for index in range(config.layers):
         layer = f"blk.{index}"
         x = stream.norm(f"{layer}.attn_norm.weight")

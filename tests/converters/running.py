@@ -20,6 +20,7 @@ class Decoder:
         options.log_severity_level = 3
         options.add_session_config_entry("session.x64quantprecision", "1")
         self.session = ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
+        self.inputs = {value.name for value in self.session.get_inputs()}
         bundle = read_description(folder)
         self.rows, self.capacity = rows, capacity
         shape = (rows, bundle.kv_heads, capacity, bundle.head_dim)
@@ -45,7 +46,8 @@ class Decoder:
             "logit_rows": np.array(wanted, np.int64).reshape(self.rows, -1),
         }
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
+            if name in self.inputs:  # a graph of one sequence has no query_seqlens
+                binding.bind_cpu_input(name, array)
         binding.bind_output("logits")
         self.session.run_with_iobinding(binding)
         logits: np.ndarray = binding.get_outputs()[-1].numpy()

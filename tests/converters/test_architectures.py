@@ -118,6 +118,19 @@ def test_tables_of_positions_and_experts_count_in_the_estimate_of_a_bundle(
     assert estimate.weights["exact"] == pytest.approx((folder / WEIGHTS).stat().st_size, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_stream_that_outgrows_float16_is_kept_in_larger_units(made: Make, tmp_path: Path, name: str) -> None:
+    reference = made(name)
+    model = AutoModelForCausalLM.from_pretrained(reference.folder, attn_implementation="eager").eval()
+    weights = {key: parameter.detach().numpy() for key, parameter in model.named_parameters()}
+    weights |= {key: array + 3e4 for key, array in weights.items() if "post_" in key}
+    source = write_gguf(tmp_path / "model.gguf", name, model.config.to_dict(), weights, "F32")
+    convert(source, tmp_path / "cpu", "fp32")
+    convert(source, tmp_path / "cuda", "fp32", target="cuda")
+    expected, half = (Decoder(tmp_path / target).all_logits(reference.ids) for target in ("cpu", "cuda"))
+    assert np.sqrt(((half - expected) ** 2).mean() / (expected**2).mean()) < 0.02
+
+
 def test_granite_without_a_rotary_embedding(made: Make, tmp_path: Path) -> None:
     """Some of Granite 4; where all positions are 0, nothing turns in transformers' model either."""
     reference = made("granite")

@@ -15,11 +15,11 @@ import onnxruntime as ort
 import pytest
 
 from appliance.bundle import MODEL, Bundle, read_description
-from appliance.engine import providers
+from appliance.engine import arena, providers
 from appliance.engine.backend import Row
 from appliance.engine.binding import Bindings
 from appliance.engine.ort import OrtBackend
-from appliance.errors import UnsupportedModel
+from appliance.errors import ModelFileError, UnsupportedModel
 from converters.bundle import convert
 from tests.tiny_model import write_tiny_gguf
 
@@ -108,6 +108,24 @@ def test_one_token_each_of_adjacent_slots_is_one_run(
     backend.run([Row(0, 12, TOKENS[12:13]), Row(2, 20, TOKENS[20:21])])
     assert runs == [[0, 1, 2]] * 3 + [[0], [2]]
     backend.close()
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_activations_beyond_float16_are_an_error_at_the_load(tmp_path: Path, target: str) -> None:
+    large = {"blk.0.ffn_down.weight": 1.2e4 * np.random.default_rng(1).standard_normal((64, 96)).astype(np.float32)}
+    convert(write_tiny_gguf(tmp_path / "tiny.gguf", tensors=large), tmp_path / "bundle", "fp32", target=target)
+    with pytest.raises(ModelFileError, match="too large for float16"):
+        opened(tmp_path / "bundle")
+
+
+def test_a_slot_holds_the_models_context_on_the_cpu_and_what_is_asked_for_elsewhere(folder: Path) -> None:
+    bundle = read_description(folder / "exact-cuda")
+    capacities = [
+        arena.slot_tokens(bundle, provider, context)
+        for provider in (providers.CPU, providers.CUDA, providers.DIRECTML)
+        for context in (None, 64, 10**6)
+    ]
+    assert capacities == [512, 512, 512, *[512, 64, 512] * 2]
 
 
 @pytest.mark.parametrize("target", ["cuda", "directml"])

@@ -27,7 +27,7 @@ class ScriptedBackend:
 
     provider = "CPU"
     memory_bytes = 0
-    vram_bytes = 0
+    accelerated = False
     kv_bytes_per_token = 4
     same_in_any_width = True
 

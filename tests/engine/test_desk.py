@@ -20,7 +20,8 @@ class ScriptedEncoder:
     """Only closes; what runs on it, the tests bring."""
 
     provider = "CPU"
-    memory_bytes = vram_bytes = 0
+    memory_bytes = 0
+    accelerated = False
 
     def __init__(self) -> None:
         self.closed = threading.Event()
