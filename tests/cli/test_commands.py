@@ -108,6 +108,23 @@ def test_stop(server: Server, appliance: Run) -> None:
     assert appliance("stop", "a") == Outcome(1, "", 'Error: couldn\'t find model "a" to stop\n')
 
 
+@pytest.mark.spec(96)
+@pytest.mark.parametrize("command", ["pull", "push"])
+def test_pull_and_push(server: Server, appliance: Run, command: str) -> None:
+    layer = {"status": f"{command}ing {DIGEST[:12]}", "digest": f"sha256:{DIGEST}", "total": 20}
+    events = [{"status": "retrieving manifest"}, layer, {**layer, "completed": 20}, {"status": "success"}]
+    server.says("POST", f"/api/{command}", *events)
+    outcome = appliance(command, "host/team/m:1", "--insecure")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert [line.split(":")[0] for line in outcome.err.splitlines()] == [
+        "retrieving manifest", f"{command}ing {DIGEST[:12]}", "success"
+    ]  # fmt: skip
+    assert server.asked(f"/api/{command}") == [{"model": "host/team/m:1", "insecure": True}]
+    server.says("POST", f"/api/{command}", {"status": "retrieving manifest"}, {"error": "unqualified name: m"})
+    assert appliance(command, "m") == Outcome(1, "", "retrieving manifest\nError: unqualified name: m\n")
+    assert server.asked(f"/api/{command}")[1] == {"model": "m", "insecure": False}
+
+
 @pytest.mark.parametrize("part", ["license", "modelfile", "parameters", "template", "system"])
 def test_show_one_part(server: Server, appliance: Run, part: str) -> None:
     server.says("POST", "/api/show", {part: "the text", "details": {}})

@@ -211,7 +211,7 @@ def test_whose_thoughts_are_cut_out(tiny_server: Server, make: Make, family: str
 
 
 @pytest.mark.spec(111)
-@pytest.mark.parametrize("level", ["Q8_0", "Q4_K_M"])
+@pytest.mark.parametrize("level", ["Q8_0", "Q4_K_S", "Q4_K_M", "Q4_K"])
 def test_quantising_on_the_command_line(tiny_server: Server, tmp_path: Path, level: str) -> None:
     gguf = write_tiny_gguf(tmp_path / "f16.gguf", tensor_type="F16", metadata={"general.file_type": 1})
     (tmp_path / "Modelfile").write_text(f"FROM {gguf}\nPARAMETER num_predict 3\n")
