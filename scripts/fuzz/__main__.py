@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +17,16 @@ from hypothesis import strategies as st
 
 from scripts.fuzz.checks import complaints
 from scripts.fuzz.client import Hang, Request, exchange
-from scripts.fuzz.strategies import TINY, VICTIM, described, raw, shared
+from scripts.fuzz.models import TINY, Model, write_models
+from scripts.fuzz.strategies import described, raw, shared
 from tests.server.daemon import Server
-from tests.tiny_model import write_tiny_gguf
 
 LIMIT_S = 60.0
 """For an answer. The longest that is right takes a second or two; the rest is for a machine that has much to do."""
 CODE_FOLDER = Path(__file__).resolve().parents[2]
 CARE_EVERY = 50
-ENVIRONMENT = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_LOADED_MODELS": "2", "APPLIANCE_THREADS": "1"}
+ENVIRONMENT = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_MAX_LOADED_MODELS": "4", "APPLIANCE_THREADS": "1"}
 ENVIRONMENT["APPLIANCE_OFFLINE"] = "1"  # made-up names are asked of no registry
-SHORT = {"num_predict": 4, "num_ctx": 128}
 
 
 @dataclass
@@ -46,10 +46,10 @@ class Report:
 class Fuzzer:
     """A server, and what is sent to it."""
 
-    def __init__(self, server: Server, gguf: Path) -> None:
+    def __init__(self, server: Server, models: Mapping[str, Model]) -> None:
         self.report = Report()
         self._server = server
-        self._gguf = gguf
+        self._models = models
         self._places = (server.models.parent, CODE_FOLDER)
         self._digests: dict[str, str] = {}
 
@@ -71,11 +71,11 @@ class Fuzzer:
     def restore(self) -> None:
         """Put back the models that requests have removed or changed, and remove those that they made."""
         found = self._installed()
-        for name in found.keys() - {f"{TINY}:latest", f"{VICTIM}:latest"}:
+        for name in found.keys() - {f"{name}:latest" for name in self._models}:
             self._server.client.request("DELETE", "/api/delete", json={"model": name})
-        for name in (TINY, VICTIM):
+        for name, model in self._models.items():
             if found.get(f"{name}:latest", "") != self._digests.get(name):
-                self._server.create(name, self._gguf, parameters=SHORT)
+                self._server.create(name, model.file, **model.more)
                 self._digests[name] = self._installed()[f"{name}:latest"]
 
     def _installed(self) -> dict[str, str]:
@@ -102,11 +102,10 @@ class Fuzzer:
 
 def fuzz(requests: int, seed: int, folder: Path, share: bool = False) -> Report:
     """Send as many requests to a server of its own, whose files lie in `folder`."""
-    gguf = write_tiny_gguf(folder / "tiny.gguf")
     server = Server(folder / "models", HOME=str(folder), APPLIANCE_SHARE=str(share), **ENVIRONMENT)
     server.start()
     try:
-        fuzzer = Fuzzer(server, gguf)
+        fuzzer = Fuzzer(server, write_models(folder))
         fuzzer.restore()
         strategies = [described(server.client.get("/openapi.json").json()), raw]
         if share:

@@ -15,8 +15,8 @@ from schemathesis import GenerationMode
 from api.app import ROUTES
 from appliance.store.parameters import PARAMETERS
 from scripts.fuzz.client import Request
+from scripts.fuzz.models import AT, TINY, VICTIM
 
-TINY, VICTIM = "tiny", "victim"
 OPTIONS = sorted({*PARAMETERS, "mirostat", "recipe", "nope"})
 NAMES = (
     *("", " ", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b/c/d/e", "a" * 400, "tiny:", ":tag", "tiny:.."),
@@ -152,17 +152,17 @@ NEARLY: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def nearly(draw: st.DrawFn, kind: type[msgspec.Struct], method: str) -> dict[str, Any]:
+def nearly(draw: st.DrawFn, method: str, path: str) -> dict[str, Any]:
     """A body for an endpoint: each of its fields missing, nearly right or wrong. What is right ends soon."""
-    fields = {name: NEARLY.get(name, scalars) for name in kind.__struct_encode_fields__}
+    fields = {name: NEARLY.get(name, scalars) for name in STRUCTS[method, path].__struct_encode_fields__}
     wrong = draw(st.sampled_from((0, 1, 4)))  # fields in ten
     body = {
         name: draw(values if draw(st.integers(0, 9)) < wrong else right)
         for name, right in fields.items()
         if name == "model" or draw(st.integers(0, 9)) < 4
     }
-    if method == "DELETE" and body.get("model") == TINY:
-        body["model"] = VICTIM
+    if body.get("model") == TINY:
+        body["model"] = VICTIM if method == "DELETE" else AT.get(path, TINY)
     return body
 
 
@@ -190,8 +190,8 @@ hostile = st.one_of(
 @st.composite
 def bodies(draw: st.DrawFn) -> Request:
     """A JSON endpoint with a body: nearly right, damaged, or hostile."""
-    (method, path), kind = draw(st.sampled_from(sorted(STRUCTS.items(), key=lambda entry: entry[0])))
-    body = as_json(draw(nearly(kind, method)))
+    method, path = draw(st.sampled_from(sorted(STRUCTS)))
+    body = as_json(draw(nearly(method, path)))
     match draw(st.integers(0, 9)):
         case 0 | 1:
             body = draw(damaged(body))
@@ -257,7 +257,7 @@ def _request(case: Any, known_model: bool) -> Request:
     body = sent["json"] if "json" in sent else sent.get("data") or b""
     if "json" in sent or isinstance(body, dict):
         if known_model and isinstance(body, dict) and "model" in body:
-            body = body | {"model": VICTIM if sent["method"] == "DELETE" else TINY}
+            body = body | {"model": VICTIM if sent["method"] == "DELETE" else AT.get(case.path, TINY)}
         body = as_json(body)
     elif not isinstance(body, bytes):
         body = str(body).encode("utf-8", "replace")
