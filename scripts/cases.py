@@ -238,6 +238,16 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
         "404 and 400, and the text names the model; Ollama answers 500, for the former with a path.",
     ),
     (
+        "More requests for a model than it has slots",
+        "OLLAMA_MAX_QUEUE of them wait, and one more is 503; in Ollama any number waits for a model that is loaded. "
+        "OLLAMA_NUM_PARALLEL is 4 where nobody sets it, not 1.",
+    ),
+    ("`ps`, where several names share weights", "The name that was used last; Ollama's, the one that loaded them."),
+    (
+        "An answer that repeats one chunk over and over",
+        "Behind thirty repeats comes a last message that says `stop`, without figures; Ollama's stream just ends.",
+    ),
+    (
         "A prompt without tokens",
         "400, where a template makes nothing of the request. Ollama hands it to its runner.",
     ),
