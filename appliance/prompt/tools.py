@@ -36,11 +36,11 @@ def _jinja_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def jinja_tool(tool: Schema) -> dict[str, Any]:
-    """A tool as a client declared it, less what Ollama's types don't keep."""
+    """A tool as a client declared it, less what Ollama's types don't keep; one without a type is a function."""
     function = tool.get("function") or {}
     declared = {"name": function.get("name", ""), "description": function.get("description")}
     return _present(
-        type=tool.get("type", "function"),
+        type=tool.get("type") or "function",
         items=tool.get("items"),
         function=_present(**declared) | {"parameters": _parameters(function.get("parameters") or {})},
     )
@@ -117,10 +117,11 @@ def _decoded(value: Any) -> Any:
 
 def go_tools(tools: Iterable[Schema]) -> list[Any]:
     """The tools as Go templates know them; the list and all in it print as JSON."""
-    return JSONList(map(_go_tool, map(jinja_tool, tools))) or NilList()
+    return JSONList(map(_go_tool, tools)) or NilList()
 
 
-def _go_tool(tool: Schema) -> Struct:
+def _go_tool(sent: Schema) -> Struct:
+    tool = jinja_tool(sent) | {"type": sent.get("type", "function")}
     declared = tool["function"]
     schema = declared["parameters"]
     properties = JSONMap({name: _go_property(value) for name, value in schema["properties"].items()})

@@ -180,6 +180,13 @@ def test_go_templates_print_tools(source: str, expected: str) -> None:
     assert go(source + "{{ if .Messages }}{{ end }}").render([user("a")], tools=[TOOL]) == expected
 
 
+def test_a_tool_of_which_little_is_said() -> None:
+    tool = {"type": "", "function": {"name": "now", "description": "", "parameters": {"type": "", "properties": {}}}}
+    printed = '[{"type":"","function":{"name":"now","description":"","parameters":{"type":"","properties":{}}}}]'
+    assert go("{{ .Tools }}{{ if .Messages }}{{ end }}").render([user("a")], tools=[tool]) == printed
+    assert jinja("{{ tools[0].type }} {{ tools[0].function.name }}").render([user("a")], tools=[tool]) == "function now"
+
+
 CALL = {"id": "call_1", "function": {"index": 0, "name": "weather", "arguments": {"b": 1, "a": "<x>"}}}
 
 

@@ -130,6 +130,14 @@ def test_arguments_have_to_be_an_object(tiny_server: Server, message: dict[str, 
     assert error in answer.json()["error"]
 
 
+@pytest.mark.parametrize("tool", [{}, {"type": "function"}, {"function": {"name": "now"}}])
+def test_tools_of_which_little_is_said(client: ollama.Client, tiny_server: Server, tool: dict[str, Any]) -> None:
+    body = {"model": CALLER, "messages": [ASKED], "tools": [tool], "_debug_render_only": True}
+    answer = tiny_server.client.post("/api/chat", json=body)
+    assert answer.status_code == 200, answer.text
+    assert '"parameters":{"type":"","properties":{}}' in answer.json()["_debug_info"]["rendered_template"]
+
+
 def test_a_model_whose_template_has_no_tools_says_so(client: ollama.Client) -> None:
     assert "tools" in (client.show(CALLER).capabilities or [])
     assert "tools" not in (client.show(TINY).capabilities or [])
