@@ -70,7 +70,7 @@ class Graph:
         if name in self._constants:
             return self._constants[name]
         if array.dtype == np.float32:
-            array = array.astype(self.target.floats)
+            array = self.target.cast(array)
         value = ir.Value(
             name=name,
             shape=ir.Shape(array.shape),

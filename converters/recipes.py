@@ -139,13 +139,13 @@ class Recipe:
         """A computed float32 matrix: `rows(start, stop)` gives its rows."""
         if name in self._tables:
             return self.graph.stored(name, self._tables[name], self.graph.target.dtype, shape)
-        file, floats = self.graph.file, self.graph.target.floats
-        region = self._tables[name] = file.reserve(floats.itemsize * shape[0] * shape[1])
+        file, target = self.graph.file, self.graph.target
+        region = self._tables[name] = file.reserve(target.floats.itemsize * shape[0] * shape[1])
         step = max(1, (1 << 20) // shape[1])
 
         def fill() -> None:
             for start in range(0, shape[0], step):
-                file.append(region, rows(start, min(start + step, shape[0])).astype(floats))
+                file.append(region, target.cast(rows(start, min(start + step, shape[0]))))
 
         file.later(fill)
         return self.graph.stored(name, region, self.graph.target.dtype, shape)
@@ -158,7 +158,7 @@ class Recipe:
         def fill() -> None:
             for tensors in groups:
                 for parts in in_turns(self.source, tensors):
-                    file.append(region, np.stack([values for _, values in parts], axis=1).astype(target.floats))
+                    file.append(region, target.cast(np.stack([values for _, values in parts], axis=1)))
                     self.progress(sum(raw.nbytes for raw, _ in parts))
 
         file.later(fill)
@@ -318,13 +318,14 @@ class Exact(Recipe):
         return stored
 
     def _fill(self, stored: Stored, tensors: Sequence[TensorInfo], errors: Sequence[MatrixError]) -> None:
-        file, floats = self.graph.file, self.graph.target.floats
+        file, target = self.graph.file, self.graph.target
         for tensor, error in zip(tensors, errors, strict=True):
             for raw, values in self.source.chunks(tensor):
                 packed = self._pack(tensor, raw, values, stored.form)
-                packed = replace(packed, scales=packed.scales.astype(floats).astype(np.float32))
+                scales = target.cast(packed.scales)
+                packed = replace(packed, scales=scales.astype(np.float32))
                 file.append(stored.data, packed.data)
-                file.append(stored.scales, packed.scales.astype(floats))
+                file.append(stored.scales, scales)
                 if packed.zeros is not None:
                     file.append(stored.zeros, packed.zeros)
                 error.add(values, unpack(packed, stored.form, stored.columns))

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
+from appliance.errors import UnsupportedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,15 @@ class Target:
     def floats(self) -> np.dtype[Any]:
         """`dtype` as numpy has it."""
         return self.dtype.numpy()
+
+    def cast(self, array: NDArray[np.float32]) -> NDArray[Any]:
+        """`array` in the target's type. Raises UnsupportedModel for numbers that it cannot hold."""
+        try:
+            with np.errstate(over="raise"):
+                return array.astype(self.floats)
+        except FloatingPointError as error:
+            largest = f"a number of {np.abs(array).max():,.0f} among the weights for {self.name}"
+            raise UnsupportedModel(largest, (f"at most {np.finfo(self.floats).max:,.0f}",)) from error
 
     @property
     def kv_dtype(self) -> str:

@@ -110,6 +110,16 @@ def test_one_token_each_of_adjacent_slots_is_one_run(
     backend.close()
 
 
+@pytest.mark.parametrize("name", ["blk.0.ffn_down.weight", "blk.0.ffn_norm.weight"])
+def test_weights_beyond_float16_are_refused(tmp_path: Path, name: str) -> None:
+    large = {name: np.full((64, 96) if "down" in name else 64, 7e4, np.float32)}
+    source = write_tiny_gguf(tmp_path / "tiny.gguf", tensors=large)
+    with pytest.raises(UnsupportedModel, match=r"a number of 70,000 among the weights for cuda .* at most 65,504"):
+        convert(source, tmp_path / "bundle", "fp32", target="cuda")
+    assert not (tmp_path / "bundle").exists()
+    convert(source, tmp_path / "bundle", "fp32")
+
+
 @pytest.mark.parametrize("target", ["cuda", "directml"])
 def test_activations_beyond_float16_are_an_error_at_the_load(tmp_path: Path, target: str) -> None:
     large = {"blk.0.ffn_down.weight": 1.2e4 * np.random.default_rng(1).standard_normal((64, 96)).astype(np.float32)}

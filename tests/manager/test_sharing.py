@@ -141,6 +141,7 @@ def test_an_accelerator_gets_the_graph_that_is_made_for_it(play: Play, monkeypat
         runner = await world.use("a")
         assert (runner.bundle.target, runner.bundle.kv_dtype, runner.folder.name) == ("cuda", "float16", "exact-cuda")
         assert await world.use("a") is runner
+        assert runner.vram_bytes == runner.reserved_bytes > 0
 
     play(scenario)
     monkeypatch.undo()
