@@ -17,6 +17,7 @@ TINY, VICTIM, EMBEDDER, RANKER = "tiny", "victim", "embedder", "ranker"
 AT: Mapping[str, str] = {"/api/embed": EMBEDDER, "/api/embeddings": EMBEDDER, "/api/rerank": RANKER}
 """The model that can do what an endpoint is for, where that is not TINY."""
 SHORT = {"num_predict": 4, "num_ctx": 128}
+LONGER = {"num_predict": 48, "num_ctx": 1024}  # enough for tools, and for a call of one
 THOUGHTS = "{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}"
 TEMPLATE = (
     "{{ if .Suffix }}<pre>{{ .Prompt }}<suf>{{ .Suffix }}<mid>{{ else }}"
@@ -39,7 +40,7 @@ def write_models(folder: Path) -> dict[str, Model]:
     encoder = random_bert()
     head = {"cls.output.weight": encoder["token_types.weight"][:1], "cls.output.bias": np.zeros(1, np.float32)}
     return {
-        TINY: Model(tiny, {"parameters": SHORT, "template": TEMPLATE}),
+        TINY: Model(tiny, {"parameters": LONGER, "template": TEMPLATE}),
         VICTIM: Model(tiny, {"parameters": SHORT}),
         EMBEDDER: Model(write_gguf(folder / "embedder.gguf", "bert", encoder, heads=4)),
         RANKER: Model(write_gguf(folder / "ranker.gguf", "bert", encoder | head, heads=4, pooling=4)),
