@@ -71,7 +71,8 @@ LLAMA_CPP: dict[tuple[str, ...], list[str]] = {
     ],
     ("bloom", "gpt3-finnish", "poro-chat"): [BLOOM],
     ("viking",): [BLOOM, r"\p{N}"],
-    ("tiny_aya", "cohere2moe"): [r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
+    # \b as in Oniguruma, which runs the model's own tokenizer: ½ belongs to words there, ① does not
+    ("tiny_aya", "cohere2moe"): [r"\d{1,3}(?=(?:\d{3})*(?![\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼½¾]))", GPT4O],
     ("afmoe",): [
         FROM_THE_RIGHT,
         "[一-鿿㐀-䶿\uf900-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
