@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from appliance.bundle import Bundle
 from appliance.engine.providers import CPU, Provider
+from appliance.errors import ModelFileError
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
@@ -87,7 +88,15 @@ class Arena:
         return int(array.ctypes.data)
 
     def _on_device(self, slots: int) -> int:
-        value = ort.OrtValue.ortvalue_from_shape_and_type((slots, *self.row_shape), self.dtype, self.device, 0)
+        shape = (slots, *self.row_shape)
+        try:
+            value = ort.OrtValue.ortvalue_from_shape_and_type(shape, self.dtype, self.device, 0)
+        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+            whole = len(self.names) * slots * self.row_bytes / 1e6
+            raise ModelFileError(
+                f"{self.device} has no room for a KV cache of {whole:,.0f} MB, {slots:,} slots of "
+                f"{self.row_shape[1]:,} tokens; lower num_ctx or OLLAMA_NUM_PARALLEL"
+            ) from error
         self._owners.append(value)
         return int(value.data_ptr())
 

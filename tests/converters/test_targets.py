@@ -138,6 +138,14 @@ def test_a_slot_holds_the_models_context_on_the_cpu_and_what_is_asked_for_elsewh
     assert capacities == [512, 512, 512, *[512, 64, 512] * 2]
 
 
+def test_a_cache_that_a_device_has_no_room_for_is_an_error_that_says_what_to_do(folder: Path) -> None:
+    bundle = read_description(folder / "exact-cuda")
+    with pytest.raises(
+        ModelFileError, match=r"cuda has no room for .* 268,435,456 MB, 1,000,000 slots of 1,048,576 tok"
+    ):
+        arena.Arena(bundle, 10**6, 2**20, "cuda")
+
+
 @pytest.mark.parametrize("target", ["cuda", "directml"])
 def test_the_bundle_says_what_it_is_for(folder: Path, target: str) -> None:
     bundle: Bundle = read_description(folder / f"exact-{target}")
