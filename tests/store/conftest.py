@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,9 @@ def create(store: Store, make_gguf: Callable[..., Path]) -> Callable[..., list[s
         return run_create(store, CreateRequest(model, **fields))
 
     return run
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make the file so many seconds old."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))

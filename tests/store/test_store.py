@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +15,7 @@ from appliance.errors import CorruptManifest, InvalidName, ModelNotFound
 from appliance.store.manifests import Layer, Manifest, encode_manifest, parse_manifest
 from appliance.store.names import parse_name
 from appliance.store.store import Store
-from tests.store.conftest import write_gguf
+from tests.store.conftest import age, write_gguf
 
 IMAGE = "application/vnd.ollama.image."
 Create = Callable[..., list[str]]
@@ -80,11 +76,6 @@ def blob_names(store: Store) -> set[str]:
 
 def names(store: Store) -> list[str]:
     return [model.name.short for model in store.list()]
-
-
-def age(path: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(path, (then, then))
 
 
 def test_an_ollama_store_opens_as_it_is(tmp_path: Path) -> None:
@@ -347,71 +338,6 @@ def test_odd_entries_are_left_alone(store: Store, create: Create) -> None:
         again.model("deep:er")
     assert (store.root / "blobs/README").exists()
     assert (store.root / "onnx/notes").exists()
-
-
-def dead_process() -> int:
-    """The number of a process that is no more."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def leave_rubbish(store: Store, pid: int) -> list[Path]:
-    folder = store.root / "onnx" / ("a" * 64)
-    rubbish = [
-        store.root / "blobs" / f"upload-1.partial-{pid}",
-        store.root / "manifests" / f"2.partial-{pid}",
-        folder / f"exact.partial-{pid}",
-    ]
-    for path in rubbish[:2]:
-        path.write_bytes(b"x")
-    rubbish[2].mkdir(parents=True)
-    (rubbish[2] / "model.onnx").write_bytes(b"x")
-    return rubbish
-
-
-def test_opening_clears_what_dead_processes_left(store: Store, create: Create) -> None:
-    create("m")
-    kept = store.model("m").bundle_path("exact")
-    kept.mkdir(parents=True)
-    rubbish = leave_rubbish(store, dead_process())
-    orphan = store.root / "blobs" / f"sha256-{'1' * 64}"
-    orphan.write_bytes(b"x")
-    (store.manifests.folder / "h/n/empty").mkdir(parents=True)
-    stale = store.root / "blobs" / f"sha256-{'2' * 64}-partial"
-    fresh = store.root / "blobs" / f"sha256-{'3' * 64}-partial-0"
-    temporary = store.root / "blobs" / "sha256-1234567"
-    for path in (stale, fresh, temporary):
-        path.write_bytes(b"x")
-    age(stale, 3700)
-    age(temporary, 3700)
-
-    Store(store.root, noprune=True)
-    assert all(path.exists() for path in (*rubbish, orphan, stale, fresh, temporary))
-    again = Store(store.root)
-    assert not any(path.exists() for path in (*rubbish, rubbish[2].parent, orphan, stale, temporary))
-    assert fresh.exists()
-    assert kept.exists()
-    assert names(again) == ["m:latest"]
-    assert not (store.manifests.folder / "h").exists()
-
-
-def test_what_a_living_process_writes_is_left(store: Store) -> None:
-    with store.blobs.writer() as writer:
-        writer.write(b"half")
-        rubbish = leave_rubbish(store, os.getpid())
-        Store(store.root)
-        assert all(path.exists() for path in rubbish[:2])
-        digest = writer.commit()
-    assert store.blobs.read(digest) == b"half"
-
-
-def test_a_process_number_given_anew_is_not_the_writer(store: Store) -> None:
-    rubbish = leave_rubbish(store, os.getpid())
-    for path in rubbish:
-        age(path, 10 * 365 * 86400)
-    Store(store.root)
-    assert not any(path.exists() for path in rubbish)
 
 
 def test_manifests_are_written_as_go_writes_them() -> None:
