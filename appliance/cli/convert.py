@@ -41,7 +41,7 @@ def command(
     """Convert SOURCE into a bundle.
 
     It is made beside SOURCE as NAME.RECIPE, unless --out says otherwise. A bundle for cuda or directml has a float16
-    graph that runs one sequence at a time.
+    graph, whose runs have one sequence or a token each of several.
     """
     import asyncio
 
