@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests import real_model
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored by what they start with &
 
 
 @pytest.fixture(scope="session")
