@@ -68,7 +68,7 @@ class Runner(ABC):
     @property
     @abstractmethod
     def accelerated(self) -> bool:
-        """Whether its memory is an accelerator's: a graph runs there whole, or not at all."""
+        """Whether an accelerator runs its graph; all of its memory then counts as that one's."""
 
     @property
     def vram_bytes(self) -> int:

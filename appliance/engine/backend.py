@@ -37,7 +37,7 @@ class Backend(Protocol):
     memory_bytes: int
     """Memory held by weights, in bytes."""
     accelerated: bool
-    """Whether weights and KV cache lie in an accelerator's memory."""
+    """Whether an accelerator runs the graph, with the weights in its memory."""
     provider: str
     """The execution provider that runs the graph, as shown to people: CPU, CUDA, DirectML."""
 

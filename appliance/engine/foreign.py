@@ -69,9 +69,9 @@ class ForeignBackend:
         spin: bool = True,
         context: int | None = None,
     ) -> None:
-        """`context`: see OrtBackend."""
+        """`context`: see OrtBackend; a cache of new tensors grows by itself."""
         self.slots = slots
-        self.capacity = slot_tokens(bundle, provider, context)
+        self.capacity = slot_tokens(bundle, provider, context if bundle.graph == "shared" else None)
         self.vocab_size = bundle.vocab_size
         self.provider = provider.label
         self.same_in_any_width = bundle.recipe == "fp32"

@@ -104,7 +104,12 @@ class OrtBackend:
     def _check_range(self, bundle: Bundle) -> None:
         start = () if bundle.bos_token is None else (bundle.bos_token,)
         tokens = (*start, *range(0, self.vocab_size, self.vocab_size // PROBE_TOKENS + 1))[: self.capacity]
-        if not np.isfinite(self.run([Row(0, 0, tokens, logits=len(tokens))])[0]).all():
+        try:
+            (logits,) = self.run([Row(0, 0, tokens, logits=len(tokens))])
+        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+            self.close()
+            raise ModelFileError(f"the graph does not run: {str(error).strip().splitlines()[0]}") from error
+        if not np.isfinite(logits).all():
             self.close()
             raise ModelFileError("the model's activations are too large for float16")
 

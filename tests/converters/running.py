@@ -11,6 +11,11 @@ import onnxruntime as ort
 from appliance.bundle import MODEL, read_description
 
 
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The root mean square of the difference, of the expected values' own."""
+    return float(np.sqrt(((actual - expected) ** 2).mean() / (expected**2).mean()))
+
+
 class Decoder:
     """A graph of a bundle and an arena of `rows` × `capacity` tokens, all zeros."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,9 @@ from appliance.store.gguf_header import read_header
 from converters.architectures import ARCHITECTURES, decoder, gemma3, phi3
 from converters.architectures.keys import Keys
 from converters.bundle import convert
-from tests.converters.oracle import CASES, PROMPT, Reference, make
+from tests.converters.oracle import CASES, PROMPT, Make, Reference, make
 from tests.converters.oracle.writing import write_gguf
-from tests.converters.running import Decoder
+from tests.converters.running import Decoder, relative_error
 
 # One case of each architecture that has as many of its features as fit together.
 ONE_EACH = (
@@ -28,18 +27,6 @@ ONE_EACH = (
     *("qwen3moe", "granitemoe-shared"),
 )
 NOT_ROTATED = ("qwen3moe", "granitemoe-shared")
-Make = Callable[..., Reference]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes a case's model, once for each type of its matrices."""
-
-    @cache
-    def made(name: str, tensor_type: str = "F32") -> Reference:
-        return make(CASES[name], tmp_path_factory.mktemp(name), tensor_type)
-
-    return made
 
 
 @pytest.fixture(scope="module", params=[name for name in CASES if name != "phi3-long"])
@@ -128,7 +115,7 @@ def test_a_stream_that_outgrows_float16_is_kept_in_larger_units(made: Make, tmp_
     convert(source, tmp_path / "cpu", "fp32")
     convert(source, tmp_path / "cuda", "fp32", target="cuda")
     expected, half = (Decoder(tmp_path / target).all_logits(reference.ids) for target in ("cpu", "cuda"))
-    assert np.sqrt(((half - expected) ** 2).mean() / (expected**2).mean()) < 0.02
+    assert relative_error(half, expected) < 0.02
 
 
 def test_granite_without_a_rotary_embedding(made: Make, tmp_path: Path) -> None:
@@ -191,8 +178,7 @@ def test_every_decoder_has_a_case() -> None:
 def loss(reference: Reference, folder: Path, recipe: str, kv: str = "f32", graph: str = MODEL) -> float:
     """The relative error of the logits of a bundle that is made in `folder`."""
     convert(reference.gguf, folder, recipe, kv=kv)
-    difference = Decoder(folder, graph=graph).all_logits(reference.ids) - reference.logits
-    return float(np.sqrt((difference**2).mean() / (reference.logits**2).mean()))
+    return relative_error(Decoder(folder, graph=graph).all_logits(reference.ids), reference.logits)
 
 
 class TestRecipes:

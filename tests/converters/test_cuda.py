@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +15,15 @@ from appliance.engine.ort import OrtBackend
 from appliance.engine.probe import probe_all
 from appliance.engine.providers import Provider
 from converters.bundle import convert
-from tests.converters.oracle import CASES, PROMPT, Reference, make
+from tests.converters.oracle import CASES, PROMPT, Make
+from tests.converters.running import relative_error
 
 HALF = 0.02  # of the logits' root mean square: float16 has 11 bits
 ONE_EACH = ("llama-3", "mistral-window", "smollm3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3-window", "granite")
 IN_HOST_MEMORY = replace(providers.CUDA, device="cpu")  # the KV cache, as for DirectML
-Make = Callable[..., Reference]
 
 no_card = next(probe.reason for probe in probe_all() if probe.provider is providers.CUDA)
 pytestmark = pytest.mark.skipif(bool(no_card), reason=f"CUDA does not start here: {no_card}")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes a case's model, once for each type of its matrices."""
-
-    @cache
-    def made(name: str, tensor_type: str = "F32") -> Reference:
-        return make(CASES[name], tmp_path_factory.mktemp(name), tensor_type)
-
-    return made
 
 
 def dealt(folder: Path, ids: list[int], sizes: list[int], provider: Provider) -> np.ndarray:
@@ -52,11 +39,6 @@ def dealt(folder: Path, ids: list[int], sizes: list[int], provider: Provider) ->
     return np.concatenate(parts)
 
 
-def error(mine: np.ndarray, reference: np.ndarray) -> float:
-    """The root mean square of the difference, of the reference's own."""
-    return float(np.sqrt(((mine - reference) ** 2).mean() / (reference**2).mean()))
-
-
 SIZES = {"at once": [48], "in chunks": [5, 20, 2, 13, 8], "one by one": [1] * 48, "after a prompt": [PROMPT] + [1] * 8}
 
 
@@ -65,7 +47,7 @@ def test_computes_what_transformers_computes(made: Make, tmp_path: Path, name: s
     reference = made(name)
     convert(reference.gguf, tmp_path / "bundle", "fp32", target="cuda")
     for sizes in SIZES.values():
-        assert error(dealt(tmp_path / "bundle", reference.ids, sizes, providers.CUDA), reference.logits) < HALF
+        assert relative_error(dealt(tmp_path / "bundle", reference.ids, sizes, providers.CUDA), reference.logits) < HALF
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -73,7 +55,7 @@ def test_a_cache_in_host_memory(made: Make, tmp_path: Path, name: str) -> None:
     reference = made(name)
     convert(reference.gguf, tmp_path / "bundle", "fp32", target="cuda")
     logits = dealt(tmp_path / "bundle", reference.ids, SIZES["in chunks"], IN_HOST_MEMORY)
-    assert error(logits, reference.logits) < HALF
+    assert relative_error(logits, reference.logits) < HALF
 
 
 @pytest.mark.parametrize(("tensor_type", "recipe"), [("Q8_0", "exact"), ("Q4_1", "exact"), ("Q4_1", "compact")])
@@ -84,7 +66,7 @@ def test_quantised_weights(made: Make, tmp_path: Path, name: str, tensor_type: s
     convert(reference.gguf, tmp_path / "bundle", recipe, target="cuda")
     sizes = SIZES["after a prompt"]
     mine, cpu = (dealt(tmp_path / "bundle", reference.ids, sizes, each) for each in (providers.CUDA, providers.CPU))
-    assert error(mine, reference.logits) < error(cpu, reference.logits)
+    assert relative_error(mine, reference.logits) < relative_error(cpu, reference.logits)
 
 
 def test_a_token_each_of_three_slots_in_one_run(made: Make, tmp_path: Path) -> None:
@@ -95,5 +77,5 @@ def test_a_token_each_of_three_slots_in_one_run(made: Make, tmp_path: Path) -> N
     for at in range(5):
         rows = [Row(slot, past + at, (reference.ids[past + at],)) for slot, past in enumerate(pasts)]
         for logits, past in zip(backend.run(rows), pasts, strict=True):
-            assert error(logits[0], reference.logits[past + at]) < HALF
+            assert relative_error(logits[0], reference.logits[past + at]) < HALF
     backend.close()

@@ -21,6 +21,7 @@ from appliance.engine.binding import Bindings
 from appliance.engine.ort import OrtBackend
 from appliance.errors import ModelFileError, UnsupportedModel
 from converters.bundle import convert
+from tests.converters.running import relative_error
 from tests.tiny_model import write_tiny_gguf
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(6).integers(0, 256, 60))
@@ -60,23 +61,21 @@ def logits(folder: Path) -> np.ndarray:
     return result
 
 
-def error(mine: np.ndarray, reference: np.ndarray) -> float:
-    """The root mean square of the difference, of the reference's own."""
-    return float(np.sqrt(((mine - reference) ** 2).mean() / (reference**2).mean()))
-
-
 @pytest.mark.proves(source="GGUF", architecture="llama")
 @pytest.mark.parametrize("target", ["cuda", "directml"])
 def test_a_target_computes_what_the_cpu_computes(folder: Path, target: str) -> None:
     reference, mine = logits(folder / "fp32-cpu"), logits(folder / f"fp32-{target}")
     assert mine.dtype == np.float32
-    assert 0 < error(mine, reference) < HALF
+    assert 0 < relative_error(mine, reference) < HALF
 
 
 @pytest.mark.parametrize("target", ["cuda", "directml"])
 def test_quantised_weights_are_as_close_as_on_the_cpu(folder: Path, target: str) -> None:
     reference = logits(folder / "fp32-cpu")
-    assert error(logits(folder / f"exact-{target}"), reference) < error(logits(folder / "exact-cpu"), reference) + HALF
+    assert (
+        relative_error(logits(folder / f"exact-{target}"), reference)
+        < relative_error(logits(folder / "exact-cpu"), reference) + HALF
+    )
 
 
 @pytest.mark.parametrize("target", ["cuda", "directml"])
@@ -86,7 +85,7 @@ def test_rows_take_turns_and_go_on_from_their_caches(folder: Path, target: str) 
     backend.run([Row(0, 0, TOKENS[:9], logits=0), Row(2, 0, TOKENS[:30], logits=0)])
     rows = [Row(0, 9, TOKENS[9:12], logits=2), Row(1, 0, TOKENS[:5]), Row(2, 30, TOKENS[30:31])]
     for mine, expected in zip(backend.run(rows), (whole[10:12], whole[4:5], whole[30:31]), strict=True):
-        assert error(mine, expected) < HALF
+        assert relative_error(mine, expected) < HALF
     backend.close()
 
 
@@ -104,7 +103,7 @@ def test_one_token_each_of_adjacent_slots_is_one_run(
     for at in range(3):
         rows = [Row(slot, past + at, (TOKENS[past + at],)) for slot, past in enumerate(pasts)]
         for mine, past in zip(backend.run(rows), pasts, strict=True):
-            assert error(mine, whole[past + at][None]) < HALF
+            assert relative_error(mine, whole[past + at][None]) < HALF
     backend.run([Row(0, 12, TOKENS[12:13]), Row(2, 20, TOKENS[20:21])])
     assert runs == [[0, 1, 2]] * 3 + [[0], [2]]
     backend.close()

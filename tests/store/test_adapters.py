@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from appliance.core import CreateRequest
 from appliance.errors import ApplianceError, InvalidRequest
 from appliance.store.adapters import add_converted, peft_folder
-from appliance.store.create import Draft, assemble
 from appliance.store.parts import adapted_digest
 from appliance.store.store import Store
 from tests.store.conftest import add_file, run_create
+from tests.store.creating import draft_of
 from tests.tiny_adapter import write_gguf_adapter, write_peft
 
 Create = Callable[..., list[str]]
@@ -28,16 +27,6 @@ def adapter(store: Store, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def peft(store: Store, tmp_path: Path) -> dict[str, str]:
     return {path.name: add_file(store, path) for path in write_peft(tmp_path / "peft").iterdir()}
-
-
-def drafted(store: Store, **fields: Any) -> Draft:
-    assembling = assemble(store, CreateRequest("m", **fields))
-    while True:
-        try:
-            next(assembling)
-        except StopIteration as end:
-            draft: Draft = end.value
-            return draft
 
 
 def test_an_adapter_is_a_layer_of_its_own(store: Store, create: Create, adapter: dict[str, str]) -> None:
@@ -95,7 +84,7 @@ def test_files_of_peft_are_kept_until_they_are_converted(
     store: Store, create: Create, peft: dict[str, str], tmp_path: Path
 ) -> None:
     create("base")
-    draft = drafted(store, source="base", adapters=peft)
+    draft = draft_of(store, CreateRequest("m", source="base", adapters=peft))
     store.prune()
     with peft_folder(store, draft.peft) as folder:
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {

@@ -14,27 +14,18 @@ import pytest
 
 from appliance.core import CreateRequest
 from appliance.errors import InvalidRequest, ModelFileError, NotSafetensors, UnsupportedModel
-from appliance.store.create import assemble
 from appliance.store.hugging_face import RANK, folder_files
 from appliance.store.manifests import LAYER_TYPE, Layer
 from appliance.store.parts import combined, folder_layer, parts_of
 from appliance.store.store import Store
 from tests.store.conftest import JINJA, add_file, run_create
+from tests.store.creating import draft_of
 from tests.tiny_folder import tiny_weights, write_tiny_folder
 from tests.tiny_model import CHAT_TEMPLATE
 
 
 def upload(store: Store, folder: Path) -> dict[str, str]:
     return {name: add_file(store, path) for name, path in folder_files(folder).items()}
-
-
-def draft_of(store: Store, **fields: Any) -> Any:
-    steps = assemble(store, CreateRequest("m", **fields))
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
 
 
 def write_split(folder: Path, parts: int = 3, total: int | None = None, **metadata: Any) -> list[Path]:
@@ -148,7 +139,7 @@ def test_bundles_live_as_long_as_any_model_of_the_parts(store: Store, tmp_path: 
 
 
 def test_a_draft_keeps_its_bundle(store: Store, tmp_path: Path) -> None:
-    draft = draft_of(store, files=upload(store, write_tiny_folder(tmp_path / "hf")))
+    draft = draft_of(store, CreateRequest("m", files=upload(store, write_tiny_folder(tmp_path / "hf"))))
     source = draft.network.source(store.blobs, store.derived)
     store.prune()
     assert len(folder_files(source)) == 4
@@ -178,10 +169,10 @@ def test_folders_that_are_not_whole(
     files = upload(store, write_tiny_folder(tmp_path / "hf", shards=2))
     change(files)
     if kind is None:  # a configuration without a model_type: for the converters to refuse
-        assert draft_of(store, files=files).config["model_family"] == ""
+        assert draft_of(store, CreateRequest("m", files=files)).config["model_family"] == ""
         return
     with pytest.raises(kind, match=message):
-        draft_of(store, files=files)
+        draft_of(store, CreateRequest("m", files=files))
 
 
 def test_modules_of_sentence_transformers(store: Store, tmp_path: Path) -> None:
@@ -199,12 +190,12 @@ def test_modules_of_sentence_transformers(store: Store, tmp_path: Path) -> None:
     pooling["pooling_mode_mean_tokens"] = True
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     with pytest.raises(UnsupportedModel, match="pooling by pooling_mode_lasttoken, pooling_mode_mean_tokens"):
-        draft_of(store, files=upload(store, folder))
+        draft_of(store, CreateRequest("m", files=upload(store, folder)))
     modules[2]["type"] = "sentence_transformers.models.Dense"
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     with pytest.raises(UnsupportedModel, match="the module 'Dense'"):
-        draft_of(store, files=upload(store, folder))
+        draft_of(store, CreateRequest("m", files=upload(store, folder)))
 
 
 def test_a_model_that_classifies_ranks(store: Store, tmp_path: Path) -> None:
@@ -245,7 +236,7 @@ def test_a_split_gguf(store: Store, tmp_path: Path) -> None:
 def test_a_part_is_missing(store: Store, tmp_path: Path, kept: tuple[int, ...], message: str) -> None:
     paths = write_split(tmp_path)
     with pytest.raises(ModelFileError, match=message):
-        draft_of(store, files={paths[index].name: add_file(store, paths[index]) for index in kept})
+        draft_of(store, CreateRequest("m", files={paths[index].name: add_file(store, paths[index]) for index in kept}))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +251,7 @@ def test_a_part_is_missing(store: Store, tmp_path: Path, kept: tuple[int, ...], 
 def test_parts_that_do_not_fit(store: Store, tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     files = {path.name: add_file(store, path) for path in write_split(tmp_path, **metadata)}
     with pytest.raises(ModelFileError, match=message):
-        draft_of(store, files=files)
+        draft_of(store, CreateRequest("m", files=files))
 
 
 def test_parts_of_two_models(store: Store, tmp_path: Path, create: Callable[..., Any]) -> None:
@@ -269,11 +260,13 @@ def test_parts_of_two_models(store: Store, tmp_path: Path, create: Callable[...,
     mine, other = write_split(tmp_path / "a"), write_split(tmp_path / "b", 2)
     files = {str(index): add_file(store, path) for index, path in enumerate([mine[0], other[1], mine[2]])}
     with pytest.raises(ModelFileError, match="the parts belong to different split models"):
-        draft_of(store, files=files)
+        draft_of(store, CreateRequest("m", files=files))
     create("whole")
     whole = store.model("whole").model_digest
     with pytest.raises(ModelFileError, match="no part of a split model, among parts of one"):
-        draft_of(store, files={path.name: add_file(store, path) for path in mine} | {"whole.gguf": whole})
+        draft_of(
+            store, CreateRequest("m", files={path.name: add_file(store, path) for path in mine} | {"whole.gguf": whole})
+        )
 
 
 @pytest.mark.parametrize("name", ["", "../x.safetensors", "/x.safetensors", "a/./x.safetensors", "x\0.safetensors"])
@@ -291,6 +284,6 @@ def test_tensor_layers_of_ollama_are_no_folder(store: Store, create: Callable[..
     with pytest.raises(UnsupportedModel, match="a layer of the kind tensor"):
         store.model("m").require_runnable()
     with pytest.raises(InvalidRequest, match="models with tensor layers are not supported yet"):
-        draft_of(store, source="m")
+        draft_of(store, CreateRequest("m", source="m"))
     (row,) = store.summaries()
     assert row.facts.family == ""

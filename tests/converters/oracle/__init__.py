@@ -6,6 +6,6 @@ writing.py    the same weights as GGUF, named and arranged as llama.cpp's loader
 """
 
 from tests.converters.oracle.cases import CASES, Case
-from tests.converters.oracle.reference import PROMPT, Reference, make
+from tests.converters.oracle.reference import PROMPT, Make, Reference, make
 
-__all__ = ["CASES", "PROMPT", "Case", "Reference", "make"]
+__all__ = ["CASES", "PROMPT", "Case", "Make", "Reference", "make"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ class Reference:
     ids: list[int]
     logits: np.ndarray
     continued: np.ndarray
+
+
+Make = Callable[..., Reference]
+"""Makes the model of a case, by its name and the type of its matrices."""
 
 
 def make(case: Case, folder: Path, tensor_type: str = "F32") -> Reference:
