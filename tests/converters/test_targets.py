@@ -127,6 +127,17 @@ def test_activations_beyond_float16_are_an_error_at_the_load(tmp_path: Path, tar
         opened(tmp_path / "bundle")
 
 
+def test_a_graph_that_loads_and_does_not_run_is_an_error_at_the_load(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(Bindings, "run", fail)
+    with pytest.raises(ModelFileError, match="the graph does not run: no kernel image"):
+        opened(folder / "exact-cuda")
+
+
 def test_a_slot_holds_the_models_context_on_the_cpu_and_what_is_asked_for_elsewhere(folder: Path) -> None:
     bundle = read_description(folder / "exact-cuda")
     capacities = [
