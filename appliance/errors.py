@@ -38,6 +38,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ApplianceError(Exception):
     """Base of all. The message is fit for a client: no paths of this machine, no tracebacks."""
@@ -235,6 +237,15 @@ class EngineStopped(ApplianceError):
             "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
             "check the server's logs for details" + (f": {detail}" if detail else "")
         )
+
+
+def first_line(error: BaseException, folder: Path | None = None) -> str:
+    """What a library's error says, in a line of at most 200 characters and without the path of `folder`.
+
+    An error without words is called by its type.
+    """
+    text = str(error).replace(str(folder), "") if folder else str(error)
+    return next(iter(text.strip().splitlines()), type(error).__name__)[:200]
 
 
 def _size(size: int) -> str:

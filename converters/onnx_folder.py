@@ -22,7 +22,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from appliance.bundle import CHAT_TEMPLATE, MODEL, TOKENIZER, Bundle, write_description
-from appliance.errors import ModelFileError, UnsupportedModel
+from appliance.errors import ModelFileError, UnsupportedModel, first_line
 from appliance.store.hugging_face import CONFIG, Files, chat_template, onnx_config, read_object
 from appliance.store.parts import combined
 from converters.gguf_source import BLOB_NAME, path_digest
@@ -232,8 +232,7 @@ def trial(graph: Path, signature: Signature) -> Floats:
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        reason = str(error).replace(str(graph.parent), "").strip().splitlines()[0][:200]
-        raise ModelFileError(f"ONNX Runtime cannot load the graph: {reason}") from error
+        raise ModelFileError(f"ONNX Runtime cannot load the graph: {first_line(error, graph.parent)}") from error
     ids = np.arange(1, 1 + TRIAL_TOKENS)
     empty = np.zeros((1, signature.kv_heads, 0, signature.head_dim), signature.kv_dtype)
     start = {value.name: empty for value in session.get_inputs() if PAST.fullmatch(value.name)}
@@ -265,7 +264,7 @@ def _run(
     try:
         logits, *present = session.run(["logits", *names], {**feeds, **cache})
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        raise ModelFileError(f"the graph does not run: {str(error).strip().splitlines()[0][:200]}") from error
+        raise ModelFileError(f"the graph does not run: {first_line(error)}") from error
     return logits.astype(np.float32), dict(zip(cache, present, strict=True))
 
 

@@ -28,7 +28,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from appliance.bundle import MODEL, Bundle
-from appliance.errors import ModelFileError, UnsupportedModel
+from appliance.errors import ModelFileError, UnsupportedModel, first_line
 from appliance.store.hugging_face import CONFIG, Files, folder_files, read_object
 from converters.onnx_folder import fill, read_onnx, read_signature, trial
 from converters.partial import whole_or_not
@@ -89,9 +89,8 @@ def _export(source: Path, folder: Path, kind: str, native: tuple[str, ...]) -> N
         try:
             main_export(str(source), folder, task=TASK, do_validation=False, local_files_only=True)
         except (KeyError, ValueError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise UnsupportedModel(
-                f"the model type {kind!r} ({reason})", (*native, "and what optimum exports")
+                f"the model type {kind!r} ({first_line(error)})", (*native, "and what optimum exports")
             ) from error
 
 

@@ -20,7 +20,7 @@ from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.providers import CPU, Provider, candidates, session_options, shrinking
 from appliance.engine.session import open_session
-from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled
+from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled, first_line
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Encoder:
         try:
             return self._session.run([output], feeds, shrinking())[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-            raise EngineStopped(str(error).strip().splitlines()[0][:200]) from error
+            raise EngineStopped(first_line(error)) from error
 
 
 def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS, waste: int = WASTED_TOKENS) -> list[list[int]]:

@@ -18,7 +18,7 @@ from appliance.engine.binding import Bindings, ragged
 from appliance.engine.foreign import ForeignBackend
 from appliance.engine.providers import CPU, Provider, candidates, session_options
 from appliance.engine.session import open_session
-from appliance.errors import ModelFileError
+from appliance.errors import ModelFileError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class OrtBackend:
             (logits,) = self.run([Row(0, 0, tokens, logits=len(tokens))])
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             self.close()
-            raise ModelFileError(f"the graph does not run: {str(error).strip().splitlines()[0]}") from error
+            raise ModelFileError(f"the graph does not run: {first_line(error)}") from error
         if not np.isfinite(logits).all():
             self.close()
             raise ModelFileError("the model's activations are too large for float16")

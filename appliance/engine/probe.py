@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from appliance.config import AUTO
 from appliance.engine.providers import BEST_FIRST, CPU, CUDA, Provider, candidates, session_options
-from appliance.errors import ApplianceError, ModelFileError
+from appliance.errors import ApplianceError, ModelFileError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _why_not(provider: Provider, installed: list[str]) -> str:
     try:
         _run_negation(provider)
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return ""
 
 

@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from appliance.engine.probe import missing_library
 from appliance.engine.providers import CPU, Provider, session_options
-from appliance.errors import ModelFileError
+from appliance.errors import ModelFileError, first_line
 
 
 def open_session(path: Path, provider: Provider, options: Any) -> Any:
@@ -32,8 +32,4 @@ def _open(path: Path, provider: Provider, options: Any, names: list[str]) -> Any
     try:
         return ort.InferenceSession(str(path), options, providers=names, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
-        raise ModelFileError(f"ONNX Runtime cannot load the graph: {_first_line(error, path.parent)}") from error
-
-
-def _first_line(error: Exception, folder: Path) -> str:
-    return str(error).replace(str(folder), "").strip().splitlines()[0]
+        raise ModelFileError(f"ONNX Runtime cannot load the graph: {first_line(error, path.parent)}") from error
