@@ -14,7 +14,7 @@ from typing import Any, Literal
 from appliance.errors import ModelFileError
 
 FORMAT_VERSION = 1
-CONVERTER_VERSION = 4  # raise it when a graph of an older converter should be built anew
+CONVERTER_VERSION = 5  # raise it when a graph of an older converter should be built anew
 DESCRIPTION = "bundle.json"
 MODEL = "model.onnx"
 BATCH = "batch.onnx"  # a second graph over the same KV cache and weights file, for runs of many tokens

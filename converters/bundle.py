@@ -37,20 +37,21 @@ from converters.bars import judged, judged_vectors
 from converters.fidelity import calibration_tokens, compare, compare_vectors, importance, round_trip
 from converters.graph import ENCODER_OPSET, OPSET, Graph
 from converters.hugging_face import FAMILIES
-from converters.int8 import Int8
 from converters.kv_cache import cache_in_int8, cache_scales
 from converters.onnx_folder import convert_onnx, is_onnx
 from converters.optimum_export import export
 from converters.partial import whole_or_not
 from converters.peft import open_model
-from converters.recipes import RECIPES, Exact, FourBits, Recipe
-from converters.rotation import rotated
+from converters.recipes import RECIPES
+from converters.recipes.base import Recipe
+from converters.recipes.compact import FourBits
+from converters.recipes.exact import Exact
+from converters.recipes.rotated import rotated
 from converters.source import Source
 from converters.targets import CPU, TARGETS, Target
 from converters.tokenizers import Vocabulary, read_vocabulary
 from converters.weights import WeightsFile
 
-ALL_RECIPES: dict[str, type[Recipe]] = {**RECIPES, "int8": Int8}
 PRODUCER = "edge-appliance"
 ROTATED = "int8-rotated"
 ROTATED_DECODES_WITH = "compact"  # few rows: bytes are what takes time
@@ -194,7 +195,7 @@ def make_plan(
     check(vocabulary, recipe, kv, target)
     opset = ENCODER_OPSET if isinstance(config, encoder.Config) else OPSET
     graph, batch = Graph(weights, opset, target), None
-    chosen = ALL_RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
+    chosen = RECIPES[ROTATED_DECODES_WITH if recipe == ROTATED else recipe](graph, source, progress)
     architecture.build(graph, chosen, config)
     if recipe == ROTATED:
         assert isinstance(chosen, Exact)

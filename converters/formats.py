@@ -3,7 +3,8 @@
     GGUF                     bundle                             loses
     Q4_0                     4 bits, blocks of 32               nothing
     Q8_0, Q5_0               8 bits, blocks of 32               nothing
-      … from 2^26 weights    8 bits, blocks of 128              1/250 of a block's largest value
+      … from 2^26 weights,
+      … but as an embedding  8 bits, blocks of 128              1/250 of a block's largest value
     Q4_1, Q4_K               4 bits, blocks of 32, with sums    1/400 of a step
       … below 2^20 weights,
       … and as an embedding  8 bits, blocks of 64               1/20 of a step
@@ -61,6 +62,7 @@ Bytes = NDArray[np.uint8]
 SUM_BLOCK = 32
 SUMS_FROM_WEIGHTS = 1 << 20
 WIDE_BLOCKS_FROM_WEIGHTS = 1 << 26
+EXACT_IN_4 = frozenset({"Q4_0"})
 EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})  # symmetric, with a scale for every 32 values
 GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})  # step · q + low with q in 0 … 15 for every 32 values
 
@@ -110,7 +112,7 @@ def format_for(
         return Format(4, 32)
     if kinds <= GRID_OF_16 and shape[0] * shape[1] >= sums_from and not embedding:
         return Format(4, 32, sums=True)
-    if shape[0] * shape[1] >= WIDE_BLOCKS_FROM_WEIGHTS and shape[1] % 128 == 0:
+    if shape[0] * shape[1] >= WIDE_BLOCKS_FROM_WEIGHTS and shape[1] % 128 == 0 and not embedding:
         return Format(8, 128)
     if kinds & EXACT_IN_8 or shape[1] % 64:
         return Format(8, 32)
@@ -126,7 +128,7 @@ def pack(raw: Bytes, values: Floats, type_name: str, form: Format) -> Packed:
         return _pack_with_sums(raw, values, type_name)
     blocks = _grouped(values, form.block)
     middle = 1 << (form.bits - 1)
-    if type_name in EXACT_IN_8 and form.block == 32:
+    if form.block == 32 and type_name in (EXACT_IN_8 if form.bits == 8 else EXACT_IN_4):
         scales = _half_floats(raw, type_name, 1)[..., 0]
     else:
         scales = np.abs(blocks).max(axis=-1) / np.float32(middle - 1)

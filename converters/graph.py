@@ -1,6 +1,6 @@
 """A graph in the making, and small functions that each add a few nodes and return the value they compute.
 
-Matrices are the business of recipes.py.
+Matrices are the business of recipes/.
 """
 
 from __future__ import annotations

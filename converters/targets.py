@@ -26,7 +26,8 @@ class Target:
 
     `ragged`: GroupQueryAttention has the input query_seqlens. `packed_tables`: GatherBlockQuantized is there.
     `biased_products`: MatMulNBits has the input bias. `head_gains`: SimplifiedLayerNormalization has gains of several
-    axes; CUDA's kernel reads the first head's for all of them.
+    axes; CUDA's kernel reads the first head's for all of them. `shortlists`: heads of large vocabularies are read in
+    4 bits first, see recipes/shortlist.py; measured on CPUs alone.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Target:
     packed_tables: bool = True
     biased_products: bool = True
     head_gains: bool = False
+    shortlists: bool = False
 
     @property
     def floats(self) -> np.dtype[Any]:
@@ -56,7 +58,7 @@ class Target:
         return str(self.floats)
 
 
-CPU = Target("cpu", ir.DataType.FLOAT, ragged=True, head_gains=True)
+CPU = Target("cpu", ir.DataType.FLOAT, ragged=True, head_gains=True, shortlists=True)
 CUDA = Target("cuda", ir.DataType.FLOAT16)
 DIRECTML = Target("directml", ir.DataType.FLOAT16, packed_tables=False, biased_products=False)
 TARGETS = {target.name: target for target in (CPU, CUDA, DIRECTML)}

@@ -190,6 +190,19 @@ def test_the_estimate_is_close_to_what_the_converters_make(
     assert found.kv_values * 4 == bundle.kv_bytes_per_token
 
 
+@pytest.mark.parametrize("recipe", ["exact", "compact", "int8-rotated"])
+@pytest.mark.parametrize(("tensor_type", "tied"), [("Q8_0", True), ("Q8_0", False), ("Q4_1", True), ("Q4_1", False)])
+def test_the_estimate_knows_large_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, tensor_type: str, tied: bool
+) -> None:
+    large = 1 << 16
+    monkeypatch.setattr("appliance.store.footprint._HUGE", large)
+    monkeypatch.setattr("converters.formats.WIDE_BLOCKS_FROM_WEIGHTS", large)
+    monkeypatch.setattr("converters.recipes.shortlist.FROM_WEIGHTS", large)
+    monkeypatch.setattr("converters.recipes.shortlist.SHORTLIST", 8)
+    test_the_estimate_is_close_to_what_the_converters_make(tmp_path, recipe, tensor_type, tied)
+
+
 def header(metadata: dict[str, Any], *tensors: TensorInfo) -> GGUFHeader:
     return GGUFHeader(3, metadata, tensors, 0, 0)
 

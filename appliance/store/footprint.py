@@ -7,6 +7,7 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     8 bits, blocks of 32              8 + 32/32 = 9
     8 bits, blocks of 64              8 + 32/64 = 8.5
     8 bits, blocks of 128             8 + 32/128 = 8.25
+    4 bits of a large head's preview  4 + 32/32 = 5, beside its 8 bits; these are never in blocks of 128
     8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
     8 bits, of an encoder             8, and 8 bits in blocks for the embedding
 
@@ -29,7 +30,7 @@ FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
 _GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
 _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
 _LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
-_HUGE = 1 << 26  # weights from which 8 bits come in blocks of 128
+_HUGE = 1 << 26  # weights from which 8 bits come in blocks of 128, and heads have a preview
 # GGUF's names, and those of checkpoints
 _EMBEDDING = re.compile(r"token_embd\.weight|(?:.+\.)?(?:embed_tokens|word_embeddings|tok_embeddings)\.weight")
 _HEAD = frozenset({"output.weight", "lm_head.weight"})
@@ -64,6 +65,7 @@ class _Matrix:
     columns: int
     embedding: bool
     shared: bool  # the embedding is the head too
+    head: bool
     layer: bool
     experts: bool
 
@@ -127,6 +129,7 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
             math.gcd(*(tensor.shape[-1] for tensor in stack)),
             bool(_EMBEDDING.fullmatch(name)),
             _HEAD.isdisjoint(together),
+            name in _HEAD or (bool(_EMBEDDING.fullmatch(name)) and _HEAD.isdisjoint(together)),
             bool(_LAYER.match(name)),
             bool(_EXPERTS.search(name)),
         )
@@ -135,16 +138,20 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
 
 
 def _in_8_bits(matrix: _Matrix) -> float:
-    if matrix.weights >= _HUGE and matrix.columns % 128 == 0:
+    if matrix.weights >= _HUGE and matrix.columns % 128 == 0 and not matrix.embedding and not matrix.head:
         return 8.25
     return 9 if matrix.types & _EXACT_IN_8 or matrix.columns % 64 else 8.5
+
+
+def _preview(matrix: _Matrix) -> float:
+    return 5 if matrix.head and matrix.weights >= _HUGE and matrix.columns % 32 == 0 else 0
 
 
 def _compact(matrix: _Matrix) -> float:
     if matrix.types == {"Q4_0"}:
         return 5
     if matrix.experts or not matrix.types <= _GRID_OF_16:
-        return _in_8_bits(matrix)
+        return _in_8_bits(matrix) + _preview(matrix)
     if matrix.embedding:
         return _in_8_bits(matrix) + (5.45 if matrix.shared else 0)
     return 5.45
@@ -152,7 +159,7 @@ def _compact(matrix: _Matrix) -> float:
 
 def _exact(matrix: _Matrix) -> float:
     if matrix.types != {"Q4_0"} and (matrix.embedding or matrix.weights < _LARGE):
-        return _in_8_bits(matrix)
+        return _in_8_bits(matrix) + _preview(matrix)
     return _compact(matrix)
 
 

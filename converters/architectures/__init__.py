@@ -28,7 +28,7 @@ from converters.architectures import (
     smollm3,
 )
 from converters.graph import Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 Config = decoder.Config | encoder.Config
 

@@ -18,7 +18,7 @@ from converters.architectures import encoder
 from converters.architectures.encoder import Config, Inputs, add_inputs, add_norm, attention, gelu, picked
 from converters.architectures.keys import Keys, Shapes, check_layers, check_tensors, in_layers
 from converters.graph import Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "bert"
 BIASED = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")

@@ -28,7 +28,7 @@ from converters.architectures.encoder import POOLING, Pooling
 from converters.architectures.keys import Keys, Shapes, check_layers
 from converters.architectures.rope import Tables
 from converters.graph import MICROSOFT, Graph, gelu_gate, pick, scaled, silu_gate
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 ALL_BIASES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 # Keys that change the computation only when they are not these values.
@@ -368,7 +368,7 @@ def head(step: Step, weights: Recipe, config: Config, x: ir.Value, *, scale: flo
         assert config.pooling
         graph.output(encoder.pooled(graph, step.texts, x, config.pooling), "embeddings", ("B", config.hidden))
         return
-    logits = weights.linear(x, "token_embd" if config.tied else "output", after="output_norm.weight")
+    logits = weights.head(x, "token_embd" if config.tied else "output", after="output_norm.weight")
     if softcap:
         logits = scaled(graph, logits, scale / softcap, "logits.inverse_cap")
         (logits,) = graph.node("Tanh", logits)

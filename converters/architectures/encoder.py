@@ -27,7 +27,7 @@ from appliance.store.gguf_header import TensorInfo
 from converters.architectures.keys import Keys, Shapes
 from converters.architectures.rope import Tables
 from converters.graph import MICROSOFT, Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 Pooling = Literal["mean", "cls", "last"]
 POOLING: Mapping[int, Pooling] = {1: "mean", 2: "cls", 3: "last"}

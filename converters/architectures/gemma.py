@@ -16,7 +16,7 @@ from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.llama import Config
 from converters.architectures.rope import read_rope, tables
 from converters.graph import Graph, scaled
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "gemma"
 

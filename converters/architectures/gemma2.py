@@ -17,7 +17,7 @@ from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph, scaled
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "gemma2"
 LAYERS_OF_27B = 46  # whose queries are scaled by its hidden size instead of its heads' size; no key says so

@@ -19,7 +19,7 @@ from converters.architectures.gemma2 import query_scale
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph, scaled
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "gemma3"
 LAYERS_OF_27B = 62

@@ -21,7 +21,7 @@ from converters.architectures.decoder import Step, Stream
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, Tables, read_rope, tables
 from converters.graph import Graph, scaled
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "granite"
 FACTORS = "rope_freqs.weight"

@@ -17,7 +17,7 @@ from converters.architectures import decoder, granite
 from converters.architectures.keys import Keys, Shapes, check_tensors, in_layers
 from converters.architectures.mixture import NEUTRAL, Mixture, mixture_of_experts, mixture_shapes, read_mixture
 from converters.graph import Graph, silu_gate
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "granitemoe"
 

@@ -12,7 +12,7 @@ from appliance.errors import NotGGUF
 from converters.architectures import decoder
 from converters.architectures.keys import Keys, Shapes
 from converters.experts import Experts
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 SOFTMAX = 1  # of GGUF's gating functions
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

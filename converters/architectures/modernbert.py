@@ -29,7 +29,7 @@ from converters.architectures.encoder import (
 from converters.architectures.keys import Keys, Shapes, check_layers, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "modern-bert"
 

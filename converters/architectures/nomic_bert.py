@@ -15,7 +15,7 @@ from converters.architectures.encoder import add_inputs, add_norm, attention, pi
 from converters.architectures.keys import Keys, Shapes, check_layers, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph, silu_gate
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "nomic-bert"
 

@@ -20,7 +20,7 @@ from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, Shapes, check_tensors, in_layers
 from converters.architectures.rope import SCALINGS, Rope, read_rope, tables
 from converters.graph import Graph, silu_gate
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "phi3"
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"

@@ -16,7 +16,7 @@ from converters.architectures.decoder import Stream
 from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "qwen3"
 

@@ -17,7 +17,7 @@ from converters.architectures.keys import Keys, check_tensors, in_layers
 from converters.architectures.mixture import NEUTRAL, Mixture, mixture_of_experts, mixture_shapes, read_mixture
 from converters.architectures.rope import Rope, read_rope, tables
 from converters.graph import Graph
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 NAME = "qwen3moe"
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from appliance.errors import UnsupportedModel
 from converters.architectures.keys import Keys
-from converters.recipes import Recipe
+from converters.recipes.base import Recipe
 
 Angles = NDArray[np.float64]
 SCALINGS = ("none", "linear", "yarn")

@@ -188,6 +188,16 @@ def test_fused_types_take_the_finest_format() -> None:
     assert format_for(["F16"], (64, 96)) == Format(8, 32)
     assert format_for(["Q8_0"], (1 << 18, 640)) == Format(8, 128)
     assert format_for(["Q8_0"], (1 << 18, 576)) == Format(8, 32)
+    assert format_for(["Q8_0"], (1 << 18, 640), embedding=True) == Format(8, 32)
+
+
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q5_0", "F32"])
+def test_more_than_4_bits_are_rounded_to_4(type_name: str) -> None:
+    raw = random_blocks(type_name, 32, 256)
+    values = dequantised(raw, type_name)
+    stored = unpack(pack(raw, values, type_name, Format(4, 32)), Format(4, 32), 256)
+    largest = np.abs(values.reshape(32, -1, 32)).max(axis=2)
+    assert (np.abs(stored - values) <= np.repeat(largest / 7 * 0.501, 32, axis=1)).all()
 
 
 @pytest.mark.parametrize("form", [Format(4, 32), Format(8, 32), Format(4, 32, sums=True)])

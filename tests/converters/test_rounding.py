@@ -13,13 +13,14 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from tokenizers import Tokenizer
 
 from appliance.bundle import MODEL, TOKENIZER
-from converters import bars, recipes
+from converters import bars
 from converters.bundle import convert
 from converters.fidelity import calibration_tokens, importance
 from converters.formats import Format, pack_grid, unpack
 from converters.gguf_source import GGUFSource
 from converters.graph import Graph
-from converters.recipes import RECIPES, FourBits
+from converters.recipes import RECIPES, compact
+from converters.recipes.compact import FourBits
 from converters.rounding import grid
 from converters.weights import WeightsFile
 from tests.converters.test_formats import dequantised, multiplied, random_blocks
@@ -224,7 +225,7 @@ def test_a_full_precision_model_survives_4_bits(
 
     monkeypatch.setitem(RECIPES, "q4", Informed)
     weighted = loss("weighted")
-    monkeypatch.setattr(recipes, "grid", plain_grid)
+    monkeypatch.setattr(compact, "grid", plain_grid)
     monkeypatch.setitem(bars.BARS, "q4", bars.Bar(nll=1.0, top1=0.0))  # which plain rounding does not reach
     assert weighted < 0.1
     assert weighted < 0.35 * loss("plain")

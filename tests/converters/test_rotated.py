@@ -13,11 +13,12 @@ import pytest
 from appliance.bundle import BATCH, MODEL
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
-from converters import rotation
 from converters.bundle import ROTATED_DECODES_WITH, convert
 from converters.gguf_source import GGUFSource
-from converters.recipes import Exact, Recipe
-from converters.rotation import Rotated, Rotation, hadamard, orthogonal, round_rows
+from converters.recipes import rotated
+from converters.recipes.base import Recipe
+from converters.recipes.exact import Exact
+from converters.recipes.rotated import Rotated, Rotation, hadamard, orthogonal, round_rows
 from tests.converters.running import Decoder
 from tests.converters.test_graph import relative_error, vectors
 from tests.tiny_model import write_tiny_gguf
@@ -169,7 +170,7 @@ MISTAKES: dict[str, Mistake] = {
     "a bias as it is": lambda patch: patch.setattr(Rotated, "_rotated_bias", lambda self, name, rows: self._bias(
         [name], [self.source.tensors[f"{name}.weight"]])),
     "no bias of readers": lambda patch: patch.setattr(Rotated, "_bias", lambda *arguments: None),
-    "inputs in steps of another size": lambda patch: patch.setattr(rotation, "INPUT_SCALE", 3 / 127),
+    "inputs in steps of another size": lambda patch: patch.setattr(rotated, "INPUT_SCALE", 3 / 127),
 }  # fmt: skip
 
 

@@ -27,8 +27,9 @@ import onnx_ir as ir
 
 from appliance.store.gguf_header import TensorInfo
 from converters.graph import MICROSOFT
-from converters.recipes import FLOAT, Exact
-from converters.rotation import INT8, round_rows
+from converters.recipes.base import FLOAT
+from converters.recipes.exact import Exact
+from converters.recipes.rotated import INT8, round_rows
 
 ZERO, STEP = 128, 1 / 127  # of inputs between -1 and 1
 

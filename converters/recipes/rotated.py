@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from appliance.errors import UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
 from converters.graph import MICROSOFT, Graph
-from converters.recipes import FLOAT, Exact
+from converters.recipes.base import FLOAT
+from converters.recipes.exact import Exact
 from converters.source import Source
 
 Floats = NDArray[np.float32]
@@ -149,6 +150,10 @@ class Rotated(Exact):
                     yield self._rotation(len(gain)).rows(values * gain)
 
         return self._int8(x, "+".join(names), shape, rotated, self._bias(names, tensors))
+
+    def head(self, x: ir.Value, name: str, after: str) -> ir.Value:
+        """In int8 too, all of it: many rows share its read."""
+        return self.linear(x, name, after=after)
 
     def gate_up(self, x: ir.Value, gate: str, up: str, after: str) -> Sequence[ir.Value]:
         """Apart, since splitting a product of many rows costs more than a second one."""
