@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import threading
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from appliance.errors import Forbidden, InvalidName, InvalidRequest, NotEnoughDi
 from appliance.registry import pull
 from appliance.store.store import Store
 from tests.registry.conftest import Transfers, say_nothing, statuses
-from tests.registry.fake import FakeRegistry, cut, digest_of, fail, garble
+from tests.registry.fake import FakeRegistry, Handler, cut, digest_of, fail, garble
 
 WEIGHTS = random.Random(1).randbytes(200_000)
 DIGEST = digest_of(WEIGHTS)
@@ -358,13 +359,21 @@ def test_advice_comes_once_and_before_the_end(
 ) -> None:
     monkeypatch.setattr(pull, "HEAD_BYTES", 30_000)
     registry.add("lib/m", model=WEIGHTS)
-    registry.pause_s = 0.05
+    advised = threading.Event()
     heads = []
+
+    def beginning_first(handler: Handler, data: bytes) -> bytes:
+        if not handler.headers["Range"].startswith("bytes=0-"):
+            advised.wait()
+        return data
 
     async def advise(file: Path) -> str:
         with file.open("rb") as beginning:
             heads.append(beginning.read(30_000))
+        advised.set()
         return "warning: no"
+
+    registry.faults = [beginning_first] * 5
 
     progress = transfers.run(lambda exchange: exchange.pull(TransferRequest(name(registry), True), advise))
     assert heads == [WEIGHTS[:30_000]]

@@ -10,26 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.core import Message, Think
 from appliance.families import PARSERS
-from appliance.prompt.parsers.base import Expected, OutputParser, Parsed
-from appliance.prompt.parsers.families import FAMILIES, recognised
-from appliance.prompt.parsers.harmony import identifiers, with_identifiers
-from tests.prompt.parsers.transcripts import call, read, read_everywhere_cut
+from appliance.prompt.parsers.base import Parsed
+from appliance.prompt.parsers.families import FAMILIES
+from tests.prompt.parsers.transcripts import call, parser, read, said
 
-PROPERTIES = {
-    "city": {"type": "string"},
-    "days": {"type": "integer"},
-    "share": {"type": "number"},
-    "metric": {"type": "boolean"},
-    "tags": {"type": "array"},
-    "where": {"type": "object"},
-    "note": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-}
-TOOLS = tuple(
-    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": PROPERTIES}}}
-    for name in ("weather", "get-time")
-)
 OSLO, ROME = call("weather", city="Oslo"), call("weather", city="Rome", days=3)
 EVERYTHING: dict[str, Any] = {
     "city": "07",
@@ -41,14 +26,6 @@ EVERYTHING: dict[str, Any] = {
     "note": None,
 }
 SEP, BEGIN, END = "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
-
-
-def parser(family: str, think: Think | None = True, prompt: str = "", tools: Any = TOOLS) -> OutputParser:
-    return FAMILIES[family](Expected(tools, think, prompt))
-
-
-def said(family: str, transcript: str, think: Think | None = True, prompt: str = "", tools: Any = TOOLS) -> Any:
-    return read_everywhere_cut(lambda: parser(family, think, prompt, tools), transcript)
 
 
 JSON_CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
@@ -233,43 +210,6 @@ def test_without_tools_nothing_is_a_call(family: str) -> None:
     assert whole.text.startswith("So: " + CALLS[family][:5])
 
 
-@pytest.mark.spec(51)
-def test_harmony() -> None:
-    """Channels with and without their ends, preambles, tools under the identifiers that the prompt declares."""
-    transcript = (
-        "<|channel|>analysis<|message|>I need the time.<|end|>"
-        "<|start|>assistant<|channel|>commentary<|message|>Let me look.\n<|end|>"
-        '<|start|>assistant to=functions.get_time<|channel|>commentary <|constrain|>json<|message|>{"city": "Oslo"}'
-        "<|call|>"
-    )
-    wanted = Parsed("Let me look.\n", "I need the time.", (call("get-time", city="Oslo"),))
-    assert said("harmony", transcript, prompt="<|start|>assistant") == wanted
-    assert said("harmony", transcript.removesuffix("<|call|>"), prompt="<|start|>assistant") == wanted
-    unended = "<|channel|>analysis<|message|>Hm.<|channel|>final<|message|>42"
-    assert said("harmony", unended, prompt="<|start|>assistant") == Parsed("42", "Hm.")
-    started = "<|start|>assistant<|channel|>final<|message|>"
-    assert said("harmony", "42<|return|>", prompt=started) == Parsed("42")
-    assert said("harmony", "Just text.", prompt="<|start|>assistant") == Parsed("Just text.")
-    cut_short = '<|channel|>commentary to=functions.weather<|message|>{"city": "Os'
-    assert said("harmony", cut_short) == Parsed('{"city": "Os')
-
-
-def test_harmony_names_tools_by_identifiers() -> None:
-    assert identifiers(["get-time", "get.time", "2x", "", "ok"]) == {
-        "get-time": "get_time",
-        "get.time": "get_time_2",
-        "2x": "_2x",
-        "": "_",
-        "ok": "ok",
-    }
-    made = {"id": "1", "function": {"index": 0, "name": "get-time", "arguments": {}}}
-    turns = [Message("assistant", tool_calls=(made,)), Message("tool", "12:00", tool_name="get-time")]
-    (asked, answered), tools = with_identifiers(turns, TOOLS)
-    assert asked.tool_calls[0]["function"]["name"] == answered.tool_name == "get_time"
-    assert [tool["function"]["name"] for tool in tools] == ["weather", "get_time"]
-    assert TOOLS[1]["function"]["name"] == "get-time"
-
-
 def test_declared_types() -> None:
     values = {"city": "07", "days": "3", "share": "0.5", "metric": "True", "tags": '["a", "b"]', "where": '{"lat": 1}'}
     values["note"] = "null"
@@ -441,31 +381,3 @@ def test_plain_text_is_never_lost(text: str) -> None:
         if re.match(r"\s*t(o=?)?\s*$", text) or re.match(r"\s*to=", text):
             continue  # the header of a message that never came
         assert read(parser(family), [text]) == Parsed(text), family
-
-
-RECOGNISED = {
-    "qwen3-thinking": "{{ '<tool_call>\n{\"name\": ' }} {{ '<think>\n\n</think>' }}",
-    "qwen3": '<tool_call> {"name": }',
-    "qwen3.5": "<tool_call>\n<function=example>\n<parameter=x> <think></think>",
-    "qwen3-coder": "<tool_call>\n<function=example>\n<parameter=x>",
-    "glm-4.7": "<tool_call><arg_key><arg_value> <think></think>",
-    "harmony": "<|start|>assistant<|channel|>analysis<|message|>",
-    "gemma4": "<|tool_call>call: <|channel>thought",
-    "deepseek3": "<think></think><｜tool▁calls▁begin｜>",
-    "glm-ocr": "<tool_call><arg_key><arg_value>",
-    "glimmer": "<|start|> to=<|message|><atem:function_calls>",
-    "functiongemma": "<start_function_call>call:<start_function_response>",
-    "cohere": "<|START_THINKING|><|START_ACTION|>",
-    "lfm2": "<|tool_call_start|>",
-    "lfm2-thinking": "<|tool_call_start|> <think></think>",
-    "olmo3": "<functions><function_calls>",
-    "olmo3-think": "<functions><function_calls> <think></think>",
-    "ministral": "[AVAILABLE_TOOLS][TOOL_CALLS]",
-    "granite": "<|tool_call|>",
-    "": "<|im_start|>{{ role }}<|im_end|>",
-}
-
-
-@pytest.mark.parametrize("family", sorted(RECOGNISED))
-def test_recognised_from_the_chat_template(family: str) -> None:
-    assert recognised(RECOGNISED[family]) == family

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
+from appliance.core import Think
 from appliance.errors import OutputError
-from appliance.prompt.parsers.base import OutputParser, Parsed, ToolCall
+from appliance.prompt.parsers.base import Expected, OutputParser, Parsed, ToolCall
+from appliance.prompt.parsers.families import FAMILIES
+
+PROPERTIES = {
+    "city": {"type": "string"},
+    "days": {"type": "integer"},
+    "share": {"type": "number"},
+    "metric": {"type": "boolean"},
+    "tags": {"type": "array"},
+    "where": {"type": "object"},
+    "note": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+}
+TOOLS = tuple(
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": PROPERTIES}}}
+    for name in ("weather", "get-time")
+)
 
 Make = Callable[[], OutputParser]
 
@@ -38,3 +55,11 @@ def read_everywhere_cut(make: Make, transcript: str) -> Parsed | str:
 def call(tool: str, **arguments: object) -> ToolCall:
     """The call of `tool` with arguments."""
     return ToolCall(tool, arguments)
+
+
+def parser(family: str, think: Think | None = True, prompt: str = "", tools: Any = TOOLS) -> OutputParser:
+    return FAMILIES[family](Expected(tools, think, prompt))
+
+
+def said(family: str, transcript: str, think: Think | None = True, prompt: str = "", tools: Any = TOOLS) -> Any:
+    return read_everywhere_cut(lambda: parser(family, think, prompt, tools), transcript)
