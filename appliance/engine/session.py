@@ -10,6 +10,7 @@ import onnxruntime as ort
 from appliance.engine.probe import missing_library
 from appliance.engine.providers import CPU, Provider, session_options
 from appliance.errors import ModelFileError, first_line
+from appliance.memory import page_out
 
 
 def open_session(path: Path, provider: Provider, options: Any) -> Any:
@@ -30,6 +31,8 @@ def _open(path: Path, provider: Provider, options: Any, names: list[str]) -> Any
     if complaint := missing_library(provider):
         raise ModelFileError(complaint)
     try:
-        return ort.InferenceSession(str(path), options, providers=names, enable_fallback=0)
+        session = ort.InferenceSession(str(path), options, providers=names, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
         raise ModelFileError(f"ONNX Runtime cannot load the graph: {first_line(error, path.parent)}") from error
+    page_out(path.parent)  # before another graph of the bundle is read
+    return session

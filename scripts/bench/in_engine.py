@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--prefills", type=int, nargs="*", default=[])
     args = parser.parse_args()
     bundle = read_description(args.bundle)
+    tokenizer = Tokenizer.load(args.bundle, bundle)
     backend = OrtBackend(args.bundle, bundle, slots=1, provider=providers.CPU, threads=args.threads)
     engine = Engine(
         backend,
-        Tokenizer.load(args.bundle, bundle),
+        tokenizer,
         eos=(),
         chunk_tokens=CHUNK_TOKENS,
         max_waiting=1,
