@@ -239,13 +239,14 @@ class EngineStopped(ApplianceError):
         )
 
 
-def first_line(error: BaseException, folder: Path | None = None) -> str:
-    """What a library's error says, in a line of at most 200 characters and without the path of `folder`.
+def first_line(error: BaseException | str, folder: Path | None = None) -> str:
+    """What a library's error says, in a line of at most 300 characters and without the path of `folder`.
 
     An error without words is called by its type.
     """
     text = str(error).replace(str(folder), "") if folder else str(error)
-    return next(iter(text.strip().splitlines()), type(error).__name__)[:200]
+    nothing = "unknown error" if isinstance(error, str) else type(error).__name__
+    return next(iter(text.strip().splitlines()), nothing)[:300]
 
 
 def _size(size: int) -> str:

@@ -15,7 +15,7 @@ from appliance.errors import first_line
         (RuntimeError("no kernel\nat node 3"), "no kernel"),
         (RuntimeError("\n  no kernel  "), "no kernel"),
         (RuntimeError("/models/x/model.onnx: no kernel"), "/model.onnx: no kernel"),
-        (RuntimeError("x" * 300), "x" * 200),
+        (RuntimeError("x" * 400), "x" * 300),
         (MemoryError(), "MemoryError"),
     ],
 )
@@ -25,3 +25,8 @@ def test_a_librarys_error_in_a_line(error: Exception, line: str) -> None:
 
 def test_without_a_folder_paths_stay() -> None:
     assert first_line(OSError("/models/x: full")) == "/models/x: full"
+
+
+def test_a_message_that_is_no_error() -> None:
+    assert first_line(" one \ntwo") == "one"
+    assert first_line("") == "unknown error"

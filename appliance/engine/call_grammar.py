@@ -10,7 +10,8 @@ from typing import Any
 
 import llguidance
 
-from appliance.engine.constrain import closed, first_line
+from appliance.engine.constrain import closed
+from appliance.errors import first_line
 from appliance.prompt.parsers.markup import ID, NAME
 from appliance.prompt.parsers.shape import CallShape
 

@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.engine.call_grammar import call_grammar, named_object
-from appliance.engine.constrain import CACHED_SCHEMAS, Constraint, Grammars, first_line
+from appliance.engine.constrain import CACHED_SCHEMAS, Constraint, Grammars
 from appliance.engine.ending import MOST_TOKENS, Endings, Quotes
-from appliance.errors import ApplianceError, InvalidRequest
+from appliance.errors import ApplianceError, InvalidRequest, first_line
 from appliance.prompt.parsers.shape import CallShape
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from appliance.errors import InvalidRequest, ModelFileError
+from appliance.errors import InvalidRequest, ModelFileError, first_line
 
 CACHED_SCHEMAS = 64
 STYLE: Any = {
@@ -148,8 +148,3 @@ def mentions(schema: Any, keyword: str) -> bool:
     if isinstance(schema, Mapping):
         return keyword in schema or any(mentions(value, keyword) for value in schema.values())
     return isinstance(schema, list) and any(mentions(item, keyword) for item in schema)
-
-
-def first_line(message: object) -> str:
-    """An error's first line, short enough for a client."""
-    return (str(message).strip().splitlines() or ["unknown error"])[0][:300]
