@@ -28,5 +28,5 @@ def test_without_a_folder_paths_stay() -> None:
 
 
 def test_a_message_that_is_no_error() -> None:
-    assert first_line(" one \ntwo") == "one"
+    assert first_line("\none\ntwo") == "one"
     assert first_line("") == "unknown error"
