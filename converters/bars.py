@@ -36,6 +36,7 @@ BARS: Mapping[str, Bar] = {
 }
 VECTOR_BARS: Mapping[str, tuple[float, float]] = {"fp32": (0.99999, 0.001), "exact": (0.999, 0.05), "int8": (0.98, 0.2)}
 """Of encoders, the least mean cosine with the source's embeddings, of rerankers the most error of a score."""
+F32_CACHE = "have its KV cache in f32 (PARAMETER kv_cache_type f32 in its Modelfile), or choose another recipe"
 CACHE_IN_INT8 = Bar(nll=0.03, top1=0.05)  # how much lower the bars lie with keys and values in int8
 
 
@@ -70,6 +71,6 @@ def judged(fidelity: Mapping[str, float], recipe: str, kv: str, vocab_size: int)
         raise ConversionFailed(
             f"the conversion loses {lost:.4f} nats a token and has the source's first choice for "
             f"{100 * fidelity['top1']:.1f} % of them; {name} may lose {bar.nll:g} and must have {100 * bar.top1:g} %: "
-            "choose another recipe"
+            f"{'choose another recipe' if kv == 'f32' else F32_CACHE}"
         )
     return f"held: at most {bar.nll:+g}, at least {100 * bar.top1:g} %"

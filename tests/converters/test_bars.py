@@ -33,6 +33,8 @@ def test_a_cache_in_int8_may_lose_a_little_more() -> None:
     assert judged(lost, "exact", "q8_0", 50_000).startswith("held")
     with pytest.raises(ConversionFailed):
         judged(lost, "exact", "f32", 50_000)
+    with pytest.raises(ConversionFailed, match="PARAMETER kv_cache_type f32"):
+        judged({**READS, "nll": 3.7}, "exact", "q8_0", 50_000)
 
 
 def test_only_a_model_that_reads_is_judged() -> None:
