@@ -163,7 +163,7 @@ def _with_inputs_as_outputs(path: Path) -> tuple[bytes, dict[str, list[str]]]:
         x, matrix = node.inputs[0], node.inputs[1]
         assert x is not None
         assert matrix is not None
-        if matrix.producer():  # rows that were looked up
+        if matrix.producer() is not None:  # rows that were looked up
             continue
         source = x.producer()
         if source is not None and source.op_type == "Concat":  # the averages of blocks stand behind
