@@ -19,7 +19,7 @@ from converters.kv_cache import CALIBRATION_TOKENS, HEADROOM, cache_scales
 from tests.converters import llama_reference
 from tests.converters.running import Decoder
 from tests.converters.test_graph import relative_error
-from tests.converters.test_rotation import BIASES
+from tests.converters.test_rotated import BIASES
 from tests.tiny_model import write_tiny_gguf
 
 IDS = [int(token) for token in np.random.default_rng(6).integers(0, 267, 48)]
