@@ -137,13 +137,17 @@ class Tokenizer:
         return TextStream(self, at_start, shown)
 
     def _encode(self, text: str, other: str | None = None, special: bool = True) -> tokenizers.Encoding:
+        """A batch of one: only in batches the library lets other threads run meanwhile."""
+        parts = [text] if other is None else [text, other]
         try:
-            return self._tokenizer.encode(text, other, add_special_tokens=special)
+            return self._encode_parts(parts, special)
         except (TypeError, UnicodeEncodeError):  # lone surrogates, which JSON can smuggle in
-            clean = [
-                part and part.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for part in (text, other)
-            ]
-            return self._tokenizer.encode(*clean, add_special_tokens=special)
+            clean = [part.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for part in parts]
+            return self._encode_parts(clean, special)
+
+    def _encode_parts(self, parts: Sequence[str], special: bool) -> tokenizers.Encoding:
+        batch = [parts[0] if len(parts) == 1 else tuple(parts)]
+        return self._tokenizer.encode_batch_fast(batch, add_special_tokens=special)[0]
 
     def _read_bytes(self, token: int) -> bytes:
         added = self._added.get(token)

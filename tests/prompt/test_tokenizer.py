@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -292,3 +294,14 @@ def test_a_limit_below_the_special_tokens_is_an_error() -> None:
 def test_lone_surrogates_of_a_pair_become_replacement_characters() -> None:
     found = Tokenizer(word_piece(), bundle()).encode_pair("a\ud800", "b")
     assert found.ids == [CLS, 1, SEP, A + 1, SEP]
+
+
+def test_other_threads_run_while_a_long_text_is_encoded() -> None:
+    tokenizer = Tokenizer(BYTE_LEVEL, bundle())
+    encoding = threading.Thread(target=tokenizer.encode, args=("Hello world " * 100_000, False))
+    encoding.start()
+    turns = 0
+    while encoding.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 10  # one or two, if they had to wait for it
