@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle import TOKENIZER, Bundle
+from appliance.bundle import Bundle
 from appliance.config import AUTO, Settings
 from appliance.engine.constrain import Grammars
 from appliance.engine.desk import Desk
@@ -96,7 +96,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         keep_alive_s=settings.keep_alive_s,
         context_length=plan.context,
         engine=engine,
-        grammars=Grammars(plan.folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens),
+        grammars=Grammars(tokenizer, bundle.vocab_size, bundle.eos_tokens),
         reserved_tokens=plan.context,
     )
 

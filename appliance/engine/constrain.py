@@ -10,7 +10,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import llguidance
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.errors import InvalidRequest, ModelFileError, first_line
+from appliance.prompt.tokenizer import Tokenizer
 
 CACHED_SCHEMAS = 64
 STYLE: Any = {
@@ -72,12 +72,33 @@ class Constraint:
             raise InvalidRequest(f"the format cannot be followed: {first_line(self.matcher.get_error())}")
 
 
+class Words:
+    """A tokenizer as llguidance's TokenizerWrapper asks for one.
+
+    Given tokenizer.json instead, llguidance reads it again, which holds up every thread for twice as long (seconds for
+    a vocabulary of 262,144), and keeps another copy in memory.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+        self.tokens, self.special_token_ids = tokenizer.vocabulary(vocab_size)
+        self.eos_token_id = eos[0] if eos else None
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens of a text; raises TypeError for bytes."""
+        if isinstance(text, bytes):
+            raise TypeError("a text, not bytes")
+        return self._tokenizer.encode(text, add_bos=False)
+
+
 class Grammars:
     """Compiles JSON schemas for one model's vocabulary. May be used from several threads."""
 
-    def __init__(self, tokenizer_json: Path, vocab_size: int, eos: Sequence[int]) -> None:
-        """`tokenizer_json` is read when the first schema comes."""
-        self._source = tokenizer_json
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Sequence[int]) -> None:
+        """What llguidance makes of the tokenizer is made when the first schema comes."""
+        self._source = tokenizer
         self.vocab_size = vocab_size
         self._eos = list(eos)
         self._tokenizer: llguidance.LLTokenizer | None = None
@@ -102,12 +123,13 @@ class Grammars:
         """The vocabulary as grammars see it. Raises ModelFileError."""
         with self._reading:
             if self._tokenizer is None:
+                words = llguidance.TokenizerWrapper(Words(self._source, self.vocab_size, self._eos))
                 try:
-                    text = self._source.read_text(encoding="utf-8")
-                    self._tokenizer = llguidance.LLTokenizer(text, n_vocab=self.vocab_size, eos_token=self._eos)
-                except (OSError, ValueError) as error:
+                    self._tokenizer = llguidance.LLTokenizer(words, n_vocab=self.vocab_size, eos_token=self._eos)
+                except ValueError as error:
                     text = first_line(error)
                     raise ModelFileError(f"structured output cannot use this tokenizer: {text}") from error
+                words.tokens = ()  # llguidance has its own
             return self._tokenizer
 
     def _compile(self, schema: str) -> llguidance.LLMatcher:

@@ -24,6 +24,7 @@ from appliance.bundle import TOKENIZER, Bundle
 from appliance.errors import ModelFileError, PromptTooLong
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+MARKER = re.compile("<.*>", re.DOTALL)
 Piece = Callable[[str], bytes]
 
 
@@ -113,6 +114,18 @@ class Tokenizer:
         if piece is None:
             piece = self._bytes[token] = self._read_bytes(token)
         return piece
+
+    def vocabulary(self, size: int) -> tuple[list[bytes], list[int]]:
+        """The bytes that each id below `size` stands for, and which ids are markers, here spelled out.
+
+        Markers are control tokens, and added tokens like <table>: text between < and > is not meant to have them.
+        """
+        tokens = [self._read_bytes(token) for token in range(size)]
+        spelled = {token: str(added.content) for token, added in self._added.items() if token < size}
+        markers = [token for token, text in spelled.items() if self._added[token].special or MARKER.fullmatch(text)]
+        for token in markers:
+            tokens[token] = spelled[token].encode()
+        return tokens, markers
 
     def spelling(self, token: int | None) -> str:
         """How the vocabulary spells a token, control tokens too: what templates know as bos_token and eos_token."""

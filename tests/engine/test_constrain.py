@@ -11,12 +11,17 @@ from queue import SimpleQueue
 from typing import Any
 
 import jsonschema
+import llguidance
+import numpy as np
 import pytest
 
+from appliance.bundle import TOKENIZER, read_description
 from appliance.core import Chunk, DoneReason, Request, SamplingParams
-from appliance.engine.constrain import closed
-from appliance.errors import InvalidRequest
+from appliance.engine.constrain import Grammars, closed
+from appliance.errors import InvalidRequest, ModelFileError
+from appliance.prompt.tokenizer import Tokenizer
 from tests.engine.tiny import Model
+from tests.tiny_model import write_tiny_bundle
 
 SCHEMAS = 500
 PERSON = {
@@ -197,3 +202,40 @@ def random_schema(dice: random.Random, depth: int) -> dict[str, Any]:
     properties = {name: random_schema(dice, depth - 1) for name in names}
     required = dice.sample(names, dice.randrange(len(names) + 1))
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+@pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.slow)])
+def any_bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A bundle with a tokenizer."""
+    if request.param == "real":
+        folder: Path = request.getfixturevalue("exact_bundle")
+        return folder
+    write_tiny_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_the_vocabulary_is_the_one_that_llguidance_would_read(any_bundle: Path) -> None:
+    bundle = read_description(any_bundle)
+    eos = list(bundle.eos_tokens)
+    own = Grammars(Tokenizer.load(any_bundle, bundle), bundle.vocab_size, eos).tokenizer()
+    text = (any_bundle / TOKENIZER).read_text(encoding="utf-8")
+    theirs = llguidance.LLTokenizer(text, n_vocab=bundle.vocab_size, eos_token=eos)
+    for text in ("Hello", " a <|im_start|>user", "naïve 日本 😀", "\n\n  x"):
+        for special in (True, False):
+            assert own.tokenize_str(text, parse_special=special) == theirs.tokenize_str(text, parse_special=special)
+    for schema in ({}, {"type": "string"}, PERSON):
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        pair = [llguidance.LLMatcher(each, grammar) for each in (own, theirs)]
+        chosen = random.Random(1)
+        for _ in range(20):
+            masks = [np.frombuffer(each.compute_logit_bias(), np.uint8) for each in pair]
+            assert (masks[0] == masks[1]).all()
+            token = int(chosen.choice(np.flatnonzero(masks[0])))
+            assert all(each.consume_token(token) for each in pair)
+            if pair[0].is_stopped():
+                break
+
+
+def test_a_vocabulary_without_an_end_is_refused(model: Model) -> None:
+    with pytest.raises(ModelFileError, match="structured output cannot use this tokenizer: eos_token"):
+        Grammars(model.tokenizer, 267, ()).constraint({})

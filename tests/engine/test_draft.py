@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle import TOKENIZER, read_description
+from appliance.bundle import read_description
 from appliance.core import Chunk, Request, SamplingParams
 from appliance.engine import providers
 from appliance.engine.constrain import Grammars
@@ -257,7 +257,7 @@ class Tiny:
     def __init__(self, folder: Path) -> None:
         bundle = write_tiny_bundle(folder, "fp32")
         self.tokenizer = Tokenizer.load(folder, bundle)
-        self.grammars = Grammars(folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens)
+        self.grammars = Grammars(self.tokenizer, bundle.vocab_size, bundle.eos_tokens)
         self.backend = OrtBackend(folder, read_description(folder), slots=1, provider=providers.CPU, threads=1)
         self.eos = bundle.eos_tokens
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from appliance.bundle import TOKENIZER, read_description
+from appliance.bundle import read_description
 from appliance.core import Chunk, DoneReason, Request, SamplingParams
 from appliance.engine.constrain import Grammars
 from appliance.engine.engine import Engine
@@ -22,7 +22,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         bundle = write_tiny_bundle(folder)
         self.tokenizer = Tokenizer.load(folder, bundle)
-        self.grammars = Grammars(folder / TOKENIZER, bundle.vocab_size, bundle.eos_tokens)
+        self.grammars = Grammars(self.tokenizer, bundle.vocab_size, bundle.eos_tokens)
         self.backend = open_backend(folder, read_description(folder), slots=2, setting="cpu", threads=1)
         self.engine = Engine(self.backend, self.tokenizer, eos=bundle.eos_tokens, chunk_tokens=64, max_waiting=8)
 

@@ -305,3 +305,14 @@ def test_other_threads_run_while_a_long_text_is_encoded() -> None:
         time.sleep(0.001)
         turns += 1
     assert turns > 10  # one or two, if they had to wait for it
+
+
+def test_a_vocabulary_spells_out_its_markers() -> None:
+    tokenizer = Tokenizer(BYTE_LEVEL, bundle())
+    tokens, markers = tokenizer.vocabulary(300)
+    assert len(tokens) == 300
+    spelled = {tokens[token] for token in markers}
+    assert spelled == {b"<|im_start|>", b"<|end|>", b"<tool_call>"}
+    (word,) = BYTE_LEVEL.encode("｜é｜").ids
+    assert tokens[word] == "｜é｜".encode()
+    assert all(tokens[token] == tokenizer.token_bytes(token) for token in range(300) if token not in markers)
