@@ -180,9 +180,11 @@ def test_the_slot_names_what_is_in_the_cache_when_an_answer_ends_inside_a_draft(
 
 
 def test_nothing_is_drafted_while_others_wait_for_their_next_token(start: Start) -> None:
-    backend = ScriptedBackend(alphabet_song, slots=3, capacity=200)
+    gate = threading.Semaphore(0)
+    backend = ScriptedBackend(alphabet_song, slots=3, capacity=200, gate=gate)
     engine = start(backend, chunk_tokens=64)
     clients = [Client(engine, "abcdefgh" * 2 + "abc"[:number], num_predict=50, num_ctx=200) for number in (1, 2, 3)]
+    gate.release(1000)
     texts = [client.text() for client in clients]
     assert [len(text) for text in texts] == [50] * 3
     together = [run for run in backend.runs if len(run) > 1]
