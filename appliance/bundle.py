@@ -14,7 +14,7 @@ from typing import Any, Literal
 from appliance.errors import ModelFileError
 
 FORMAT_VERSION = 1
-CONVERTER_VERSION = 5  # raise it when a graph of an older converter should be built anew
+CONVERTER_VERSION = 6  # raise it when a graph of an older converter should be built anew
 DESCRIPTION = "bundle.json"
 MODEL = "model.onnx"
 BATCH = "batch.onnx"  # a second graph over the same KV cache and weights file, for runs of many tokens
@@ -32,6 +32,8 @@ everywhere; int8-rotated: compact, and a second graph in rotated int8 for prompt
 source is rounded to 4 bits; int8, of encoders alone: integer products; fp32: the source's values, the reference."""
 TARGETS = ("cpu", "cuda", "directml")
 """The execution providers that graphs are made for: converters/targets.py says how they differ."""
+ENCODER_TARGETS = ("cpu", "cuda")
+"""Those for models that embed or rank."""
 KV_TYPES = ("f32", "q8_0")
 """How keys and values are cached: float32, or int8 with a scale per channel."""
 

@@ -7,7 +7,7 @@ Bits a weight, with the scales, after the table in converters/formats.py:
     8 bits, blocks of 32              8 + 32/32 = 9
     8 bits, blocks of 64              8 + 32/64 = 8.5
     8 bits, blocks of 128             8 + 32/128 = 8.25
-    4 bits of a large head's preview  4 + 32/32 = 5, beside its 8 bits; these are never in blocks of 128
+    4 bits of a large head's preview  4 + 32/128 = 4.25, beside its 8 bits; these are never in blocks of 128
     8 bits, rotated, a second copy    8, of everything but an embedding that is not the head
     8 bits, of an encoder             8, and 8 bits in blocks for the embedding
 
@@ -144,7 +144,7 @@ def _in_8_bits(matrix: _Matrix) -> float:
 
 
 def _preview(matrix: _Matrix) -> float:
-    return 5 if matrix.head and matrix.weights >= _HUGE and matrix.columns % 32 == 0 else 0
+    return 4.25 if matrix.head and matrix.weights >= _HUGE and matrix.columns % 128 == 0 else 0
 
 
 def _compact(matrix: _Matrix) -> float:

@@ -28,9 +28,9 @@ import onnx_ir as ir
 from converters.formats import Format
 from converters.graph import MICROSOFT, Graph
 
-SHORTLIST = 512
+SHORTLIST = 1024
 FROM_WEIGHTS = 1 << 26
-PREVIEW = Format(4, 32)
+PREVIEW = Format(4, 128)
 
 
 def preview_format(form: Format, shape: tuple[int, ...]) -> Format | None:
