@@ -6,7 +6,6 @@ Looking changes nothing, but for a file of no bytes in the models folder that is
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -24,6 +23,7 @@ from appliance.config import AUTO, Settings
 from appliance.engine.probe import Probe
 from appliance.engine.providers import thread_count
 from appliance.memory import left_budget_bytes, total_budget_bytes
+from appliance.processor import INSTRUCTIONS, INTEGER_PRODUCTS, instruction_sets
 
 State = Literal["ok", "note", "warning", "problem"]
 
@@ -33,19 +33,6 @@ NEEDED = (1, 32)  # the first ONNX Runtime whose GroupQueryAttention takes query
 LITTLE_MEMORY_BYTES = 500 * 10**6  # SmolLM2-135M takes 300 MB
 LITTLE_DISK_BYTES = 2 * 10**9
 NO_DISK_BYTES = 100 * 10**6
-
-# Instructions that ONNX Runtime has kernels of its own for: how Linux names them, how people do.
-INSTRUCTIONS = {
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_vnni": "AVX512-VNNI",
-    "amx_int8": "AMX",
-    "asimd": "NEON",
-    "asimddp": "dot products",
-    "i8mm": "I8MM",
-}
-INTEGER_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +88,6 @@ def used_provider(probes: Iterable[Probe], setting: str) -> str | None:
     """The label of the provider that models get, None if there is none."""
     usable = (probe.provider for probe in probes if not probe.reason)
     return next((provider.label for provider in usable if setting in (AUTO, provider.setting)), None)
-
-
-def instruction_sets(cpuinfo: str) -> frozenset[str]:
-    """Those of INSTRUCTIONS that a /proc/cpuinfo names, in Linux' spelling."""
-    words: set[str] = set()
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            words.update(value.split())
-    return frozenset(INSTRUCTIONS.keys() & words)
 
 
 def processor(cpuinfo: str, settings: Settings) -> list[Finding]:
@@ -215,11 +192,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def read_cpuinfo(path: Path = Path("/proc/cpuinfo")) -> str:
-    """What Linux says of the processor; "" elsewhere."""
-    return path.read_text(encoding="utf-8", errors="replace") if os.access(path, os.R_OK) else ""
 
 
 def _gb(size: int) -> str:

@@ -20,6 +20,7 @@ from onnx_ir import serde
 from tokenizers import Tokenizer
 
 from appliance.bundle import MODEL, TOKENIZER, read_description
+from appliance.processor import product_settings
 
 TEXT = Path(__file__).with_name("calibration.txt")
 WINDOW_TOKENS = 256
@@ -193,7 +194,8 @@ def _options() -> ort.SessionOptions:
     """As the engine has them, where they change results."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for entry in product_settings().items():
+        options.add_session_config_entry(*entry)
     return options
 
 

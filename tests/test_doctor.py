@@ -15,6 +15,7 @@ from appliance.config import Settings
 from appliance.doctor import Finding
 from appliance.engine.probe import Probe
 from appliance.engine.providers import CPU, CUDA, DIRECTML
+from appliance.processor import instruction_sets
 
 MISSING = "libcublasLt.so.13: cannot open shared object file"
 ABSENT = "not in this build of ONNX Runtime, but in the package onnxruntime-directml"
@@ -63,8 +64,8 @@ def test_which_onnx_runtime_is_installed(installed: dict[str, str], state: str, 
 def test_instructions_of_x86_and_of_arm() -> None:
     x86 = "model name\t: X\nflags\t\t: fpu sse2 avx2 avx512f avx512_vnni amx_int8\nbugs\t\t: avx_vnni\n"
     arm = "Features\t: fp asimd crc32 asimddp i8mm\n"
-    assert doctor.instruction_sets(x86) == {"avx2", "avx512f", "avx512_vnni", "amx_int8"}
-    assert doctor.instruction_sets(arm) == {"asimd", "asimddp", "i8mm"}
+    assert instruction_sets(x86) == {"avx2", "avx512f", "avx512_vnni", "amx_int8"}
+    assert instruction_sets(arm) == {"asimd", "asimddp", "i8mm"}
     said = named(doctor.processor(arm, Settings()), "instructions")
     assert (said.state, said.text) == ("ok", "NEON, dot products, I8MM")
 

@@ -16,6 +16,7 @@ from appliance.cli.client import Client, RequestFailed, Unreachable, server_url
 from appliance.cli.formats import section
 from appliance.config import Settings, load_settings
 from appliance.errors import ApplianceError
+from appliance.processor import read_cpuinfo
 
 if TYPE_CHECKING:
     from appliance.doctor import Finding
@@ -64,7 +65,7 @@ def _examine(settings: Settings) -> tuple[str | None, list[Finding]]:
     return look.used_provider(probes, settings.provider), [
         *look.runtime(look.versions(look.RUNTIMES)),
         *look.providers(probes, settings.provider),
-        *look.processor(look.read_cpuinfo(), settings),
+        *look.processor(read_cpuinfo(), settings),
         *look.memory(settings),
         *look.models_folder(settings.models),
         *look.server(settings, url, _who_answers(url)),

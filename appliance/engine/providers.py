@@ -9,6 +9,7 @@ import onnxruntime as ort
 import psutil
 
 from appliance.errors import ApplianceError
+from appliance.processor import product_settings
 
 SPIN_US = 20
 """Decoding SmolLM2 with two threads on two cores, milliseconds a token, alone and beside another busy process:
@@ -55,10 +56,6 @@ def thread_count(setting: int) -> int:
     return setting or psutil.cpu_count(logical=False) or 1
 
 
-EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""Int8 products add up in 32 bits where a processor of x86-64 without VNNI would clip pairs of them to 16."""
-
-
 def session_options(provider: Provider, threads: int, spin: bool = True) -> Any:
     """Session options for one model: `threads` intra-op threads, see thread_count.
 
@@ -71,7 +68,8 @@ def session_options(provider: Provider, threads: int, spin: bool = True) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT_PRODUCTS)
+    for entry in product_settings().items():
+        options.add_session_config_entry(*entry)
     if spin:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     else:

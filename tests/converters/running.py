@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle import MODEL, read_description
+from appliance.processor import product_settings
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -23,7 +24,8 @@ class Decoder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        for entry in product_settings().items():
+            options.add_session_config_entry(*entry)
         self.session = ort.InferenceSession(folder / graph, options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name for value in self.session.get_inputs()}
         bundle = read_description(folder)
