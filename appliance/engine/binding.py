@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from appliance.engine.arena import Arena
 from appliance.engine.backend import Logits, Row
-from appliance.engine.providers import CPU, shrinking
+from appliance.engine.providers import CPU, NOT_RECORDED, run_options
+from appliance.engine.recorded import RecordedStep, can_record
 
 LONG_TOKENS = 32  # from here on a run gives back the memory of its activations
 
@@ -17,13 +18,16 @@ LONG_TOKENS = 32  # from here on a run gives back the memory of its activations
 class Bindings:
     """Runs rows on `session`, whose KV cache is `arena`, through one binding for each range of slots.
 
-    The logits of all ranges share one buffer, as large as the largest run needed.
+    The logits of all ranges share one buffer, as large as the largest run needed. Of a session that `records`, each
+    range's decode steps have a recording.
     """
 
-    def __init__(self, session: Any, arena: Arena, vocab_size: int) -> None:
+    def __init__(self, session: Any, arena: Arena, vocab_size: int, records: bool = False) -> None:
         self._session = session
         self._arena = arena
         self._vocab_size = vocab_size
+        self._records = records
+        self._recorded: dict[tuple[int, int], RecordedStep] = {}
         self._ranges: dict[tuple[int, int], _Range] = {}
         self._logits = np.empty(0, np.float32)
 
@@ -31,13 +35,23 @@ class Bindings:
         """See Backend.run. Binds the smallest contiguous range of slots that covers the rows."""
         first = rows[0].slot
         count = rows[-1].slot - first + 1
+        if self._records and can_record(rows):
+            return self._recording(first, count).run(rows)
         wanted = max(1, *(row.logits for row in rows))
         logits = self._buffer(count, wanted)
         span = self._ranges.get((first, count))
         if span is None:
-            span = self._ranges[first, count] = _Range(self._session, self._arena, first, count)
+            span = self._ranges[first, count] = _Range(self._session, self._arena, first, count, self._records)
         span.run(rows, logits)
         return [logits[row.slot - first, : row.logits] for row in rows]
+
+    def _recording(self, first: int, count: int) -> RecordedStep:
+        step = self._recorded.get((first, count))
+        if step is None:
+            number = len(self._recorded) + 1
+            step = RecordedStep(self._session, self._arena, self._vocab_size, first, count, number)
+            self._recorded[first, count] = step
+        return step
 
     def _buffer(self, count: int, wanted: int) -> Logits:
         """A view [count, wanted, V] of the shared buffer."""
@@ -60,12 +74,13 @@ class _Range:
     An accelerator is given a copy of what lies in host memory as it is bound, so there all of it is bound in every run.
     """
 
-    def __init__(self, session: Any, arena: Arena, first: int, count: int) -> None:
+    def __init__(self, session: Any, arena: Arena, first: int, count: int, records: bool) -> None:
         self._session = session
         self._arena = arena
         self._copied = session.get_providers()[0] != CPU.name
         self._first = first
         self._count = count
+        self._recording = NOT_RECORDED if records else None
         self._binding = session.io_binding()
         arena.bind(self._binding, first, count)
         self._inputs: dict[str, npt.NDArray[Any]] = {}
@@ -96,7 +111,7 @@ class _Range:
         self._total[...] = int(self._seqlens.max()) + 1
         if self._copied:
             self._bind_again()
-        options = shrinking() if self._ids.size >= LONG_TOKENS else None
+        options = run_options(shrinks=self._ids.size >= LONG_TOKENS, recording=self._recording)
         self._session.run_with_iobinding(self._binding, options)
 
     def _fit(self, width: int, logits: Logits) -> None:

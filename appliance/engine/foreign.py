@@ -22,7 +22,7 @@ from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.arena import DTYPES, Arena, slot_tokens
 from appliance.engine.backend import Logits, Row, SavedPrefix
-from appliance.engine.providers import CPU, Provider, shrinking
+from appliance.engine.providers import CPU, Provider, run_options
 from appliance.engine.session import open_mixed_session
 from appliance.errors import ModelFileError
 
@@ -162,7 +162,7 @@ class GrowingCache:
         """See Cache."""
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         values |= dict(zip(self._past, self._first(slot, past), strict=True))
-        options = shrinking() if feeds["input_ids"].size >= LONG_TOKENS else None
+        options = run_options(shrinks=feeds["input_ids"].size >= LONG_TOKENS)
         logits, *present = self._session.run_with_ort_values(self._outputs, values, options)
         self._slots[slot] = present
         result: Logits = logits.numpy().astype(np.float32)
@@ -219,7 +219,7 @@ class SharedCache:
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         binding.bind_output("logits", "cpu")  # anew, or the last run's buffer is taken again, whatever its shape
-        options = shrinking() if feeds["input_ids"].size >= LONG_TOKENS else None
+        options = run_options(shrinks=feeds["input_ids"].size >= LONG_TOKENS)
         self._session.run_with_iobinding(binding, options)
         result: Logits = binding.get_outputs()[-1].numpy().astype(np.float32)
         return result

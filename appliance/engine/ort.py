@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 4  # from so many rows, or so many tokens of one row, the batch graph is faster
 BATCH_TOKENS = 32
 PROBE_TOKENS = 16
+RECORDING_RUNS = 2  # a decode step is recorded in its second run
 ATTENTION_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
@@ -85,11 +86,11 @@ class OrtBackend:
         options = session_options(provider, threads, spin)
         batch = open_session(folder / files.BATCH, provider, options) if (folder / files.BATCH).exists() else None
         with untiled_attention(batch is not None and bundle.kv_dtype == "int8"):
-            graph = open_session(folder / files.MODEL, provider, options)
+            graph = open_session(folder / files.MODEL, provider, options, provider.on_card)
         self._arena = Arena(bundle, slots, self.capacity, provider.device)
         self.can_copy = self._arena.in_host_memory
         self._ragged = ragged(graph)
-        self._graph = Bindings(graph, self._arena, self.vocab_size)
+        self._graph = Bindings(graph, self._arena, self.vocab_size, provider.on_card)
         self._batch = Bindings(batch, self._arena, self.vocab_size) if batch else None
         if bundle.kv_dtype == "float16":
             self._check_range(bundle)
@@ -102,10 +103,13 @@ class OrtBackend:
         return (self._batch if self._batch and many else self._graph).run(rows)
 
     def _check_range(self, bundle: Bundle) -> None:
+        """Raise ModelFileError for a graph that does not run here, or whose activations outgrow float16."""
         start = () if bundle.bos_token is None else (bundle.bos_token,)
         tokens = (*start, *range(0, self.vocab_size, self.vocab_size // PROBE_TOKENS + 1))[: self.capacity]
         try:
             (logits,) = self.run([Row(0, 0, tokens, logits=len(tokens))])
+            for _ in range(RECORDING_RUNS):
+                self.run([Row(0, 0, tokens[:1])])
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             self.close()
             raise ModelFileError(f"the graph does not run: {first_line(error)}") from error

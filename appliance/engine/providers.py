@@ -25,6 +25,11 @@ class Provider:
     label: str
     device: str
 
+    @property
+    def on_card(self) -> bool:
+        """Whether its tensors lie in a card's own memory. Decode steps are then recorded, see recorded.py."""
+        return self.device != "cpu"
+
 
 CPU = Provider("cpu", "CPUExecutionProvider", "CPU", "cpu")
 CUDA = Provider("cuda", "CUDAExecutionProvider", "CUDA", "cuda")
@@ -79,8 +84,20 @@ def session_options(provider: Provider, threads: int, spin: bool = True) -> Any:
     return options
 
 
-def shrinking() -> Any:
-    """Run options for a long run: what its activations took goes back when it is over, see memory.py."""
+NOT_RECORDED = -1
+
+
+def run_options(shrinks: bool = False, recording: int | None = None) -> Any:
+    """Options of a run; None where ONNX Runtime's own will do.
+
+    A long run `shrinks`: what its activations took goes back when it is over, see memory.py. `recording` is the number
+    of what a session that records replays, see recorded.py, or NOT_RECORDED.
+    """
+    if not shrinks and recording is None:
+        return None
     options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    if shrinks:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    if recording is not None:
+        options.add_run_config_entry("gpu_graph_id", str(recording))
     return options

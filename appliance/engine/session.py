@@ -13,9 +13,9 @@ from appliance.errors import ModelFileError, first_line
 from appliance.memory import page_out
 
 
-def open_session(path: Path, provider: Provider, options: Any) -> Any:
-    """The graph in this file, loaded. Raises ModelFileError."""
-    return _open(path, provider, options, [provider.name])
+def open_session(path: Path, provider: Provider, options: Any, records: bool = False) -> Any:
+    """The graph in this file, loaded; it `records` runs that have a number, see recorded.py. Raises ModelFileError."""
+    return _open(path, provider, options, [(provider.name, {"enable_cuda_graph": "1"} if records else {})])
 
 
 def open_mixed_session(path: Path, provider: Provider, threads: int, spin: bool) -> Any:
@@ -27,11 +27,11 @@ def open_mixed_session(path: Path, provider: Provider, threads: int, spin: bool)
     return session
 
 
-def _open(path: Path, provider: Provider, options: Any, names: list[str]) -> Any:
+def _open(path: Path, provider: Provider, options: Any, providers: list[Any]) -> Any:
     if complaint := missing_library(provider):
         raise ModelFileError(complaint)
     try:
-        session = ort.InferenceSession(str(path), options, providers=names, enable_fallback=0)
+        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
         raise ModelFileError(f"ONNX Runtime cannot load the graph: {first_line(error, path.parent)}") from error
     page_out(path.parent)  # before another graph of the bundle is read
