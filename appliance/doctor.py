@@ -20,6 +20,7 @@ import psutil
 
 from appliance import __version__
 from appliance.config import AUTO, Settings
+from appliance.engine.card import card_memory
 from appliance.engine.probe import Probe
 from appliance.engine.providers import thread_count
 from appliance.memory import left_budget_bytes, total_budget_bytes
@@ -113,9 +114,11 @@ def memory(settings: Settings) -> list[Finding]:
     now = left_budget_bytes(settings, reserved_bytes=0)
     text = f"{_gb(now)} now, of {_gb(total_budget_bytes(settings))} at most"
     state: State = "warning" if now < LITTLE_MEMORY_BYTES else "ok"
+    card = card_memory()
     return [
         Finding(section, "machine", "ok", f"{_gb(machine.total)}, of which {_gb(machine.available)} available"),
         Finding(section, "for models", state, text),
+        *([Finding(section, "GPU", "ok", f"{_gb(card.total)}, of which {_gb(card.free)} free")] if card else []),
     ]
 
 

@@ -194,9 +194,9 @@ class ServerBusy(ApplianceError):
 class NotEnoughMemory(ApplianceError):
     """The model does not fit, even with every other model unloaded."""
 
-    def __init__(self, needed: int, available: int) -> None:
+    def __init__(self, needed: int, available: int, where: str = "system") -> None:
         super().__init__(
-            f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available "
+            f"model requires more {where} memory ({needed / 2**30:.1f} GiB) than is available "
             f"({available / 2**30:.1f} GiB)"
         )
         self.needed = needed

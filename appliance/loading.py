@@ -14,7 +14,7 @@ from appliance.engine.desk import Desk
 from appliance.engine.encoder import open_encoder
 from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
-from appliance.engine.providers import thread_count
+from appliance.engine.providers import Provider, thread_count
 from appliance.engine.snapshot import open_folder
 from appliance.memory import Grant, trim
 from appliance.ops.load import Others, contended, load_average
@@ -39,7 +39,7 @@ class Plan:
     options: LoadOptions
     context: int
     grant: Grant
-    provider: str
+    provider: Provider
 
 
 def load_options(settings: Settings, options: Options) -> LoadOptions:
@@ -69,7 +69,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         plan.folder,
         bundle,
         slots=plan.grant.slots,
-        setting=plan.provider,
+        setting=plan.provider.setting,
         threads=options.threads,
         spin=spin,
         context=plan.context,
@@ -93,6 +93,7 @@ def open_decoder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: boo
         tokenizer=tokenizer,
         load_options=options,
         reserved_bytes=plan.grant.reserved_bytes,
+        on_card=plan.provider.on_card,
         keep_alive_s=settings.keep_alive_s,
         context_length=plan.context,
         engine=engine,
@@ -105,7 +106,7 @@ def open_embedder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: bo
     """A model that embeds or ranks texts."""
     options, name = plan.options, plan.model.name.short
     encoder = open_encoder(
-        plan.folder, plan.bundle, setting=plan.provider, threads=options.threads, spin=spin, name=name
+        plan.folder, plan.bundle, setting=plan.provider.setting, threads=options.threads, spin=spin, name=name
     )
     return EncoderRunner(
         model=plan.model,
@@ -114,6 +115,7 @@ def open_embedder(settings: Settings, plan: Plan, tokenizer: Tokenizer, spin: bo
         tokenizer=tokenizer,
         load_options=options,
         reserved_bytes=plan.grant.reserved_bytes,
+        on_card=plan.provider.on_card,
         keep_alive_s=settings.keep_alive_s,
         context_length=plan.context,
         desk=Desk(encoder, slots=plan.grant.slots, max_waiting=settings.max_queue, name=name),

@@ -16,15 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle import TARGETS, Bundle, read_description
+from appliance.bundle import ENCODER_TARGETS, TARGETS, Bundle, read_description
 from appliance.choice import Choice, Choices
 from appliance.config import Settings
 from appliance.conversion import Converter
+from appliance.engine.arena import DeviceMemory
+from appliance.engine.card import card_memory
 from appliance.engine.probe import usable
 from appliance.engine.providers import Provider
 from appliance.errors import ConversionFailed, EngineStopped, ModelFileError, NotEnoughMemory, ServerBusy
 from appliance.loading import Plan, load_options, open_runner
-from appliance.memory import Demand, Grant, demand, grant, left_budget_bytes, total_budget_bytes
+from appliance.memory import Budget, Demand, Grant, card_budget, demand, grant, system_budget
 from appliance.options import DEFAULT_CONTEXT_TOKENS, Options, context_tokens
 from appliance.runner import LoadOptions, Runner
 from appliance.store.store import StoredModel
@@ -97,8 +99,8 @@ class Manager:
         """
         wanted = self._context_for(options, runner.bundle)
         needed = runner.bytes_for(wanted)
-        if needed and needed > (budget := self._budget()):
-            raise NotEnoughMemory(runner.reserved_bytes + needed, runner.reserved_bytes + max(budget, 0))
+        if needed and needed > (left := self._budget(runner.on_card).left):
+            raise NotEnoughMemory(runner.reserved_bytes + needed, runner.reserved_bytes + max(left, 0))
         runner.grow(wanted)
         return wanted
 
@@ -184,7 +186,7 @@ class Manager:
         for provider in better:
             try:
                 return await self._load_on(provider, model, options, wanted)
-            except (ModelFileError, ConversionFailed) as error:
+            except (ModelFileError, ConversionFailed, NotEnoughMemory) as error:
                 log.warning("%s cannot run %s, trying the next: %s", provider.label, model.name.short, error)
         return await self._load_on(last, model, options, wanted)
 
@@ -198,8 +200,9 @@ class Manager:
         bundle = await asyncio.to_thread(read_description, folder)
         context = self._context_for(options, bundle)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        granted = await self._make_room(demand(self._settings, bundle, size, context))
-        runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted, provider.setting))
+        needed = demand(self._settings, bundle, size, context, provider.on_card)
+        granted = await self._make_room(needed, provider.on_card)
+        runner = await self._open_whole(Plan(model, folder, bundle, wanted, context, granted, provider))
         self._runners[folder] = runner
         cache = f", KV cache {choice.kv}" if bundle.kind == "decoder" else ""
         log.info(
@@ -234,30 +237,39 @@ class Manager:
             raise
         return opened
 
-    async def _make_room(self, wanted: Demand) -> Grant:
+    async def _make_room(self, wanted: Demand, on_card: bool) -> Grant:
         """Unload models until this one fits, idle ones and short keep-alives first. With as many slots as fit.
 
         Raises NotEnoughMemory, without unloading anything when that cannot help.
         """
-        most = self._settings.max_loaded_models or DEFAULT_LOADED_MODELS
-        whole = total_budget_bytes(self._settings)
-        if whole < wanted.least:
-            raise NotEnoughMemory(wanted.least, whole)
-        while self._runners and (len(self._runners) >= most or self._budget() < wanted.least):
-            idle = [runner for runner in self._runners.values() if not runner.active]
-            victims = idle or list(self._runners.values())
+        where = "GPU" if on_card else "system"
+        if (whole := self._budget(on_card).whole) < wanted.least:
+            raise NotEnoughMemory(wanted.least, whole, where)
+        while loaded := self._in_the_way(wanted, on_card):
+            victims = [runner for runner in loaded if not runner.active] or loaded
             await self._drain(min(victims, key=lambda runner: (runner.keep_alive_s, runner.last_used)))
-        budget = self._budget()
-        if budget < wanted.least:
-            raise NotEnoughMemory(wanted.least, budget)
-        granted = grant(wanted, budget)
+        if (left := self._budget(on_card).left) < wanted.least:
+            raise NotEnoughMemory(wanted.least, left, where)
+        granted = grant(wanted, left)
         if granted.slots < wanted.slots:
             log.warning("memory allows %d of %d parallel requests", granted.slots, wanted.slots)
         return granted
 
-    def _budget(self) -> int:
-        """Bytes that another model may take."""
-        return left_budget_bytes(self._settings, sum(runner.reserved_bytes for runner in self._runners.values()))
+    def _in_the_way(self, wanted: Demand, on_card: bool) -> list[Runner]:
+        """The loaded models of which one must go."""
+        loaded = list(self._runners.values())
+        if len(loaded) >= (self._settings.max_loaded_models or DEFAULT_LOADED_MODELS):
+            return loaded
+        if self._budget(on_card).left < wanted.least:
+            return [runner for runner in loaded if runner.on_card == on_card]
+        return []
+
+    def _budget(self, on_card: bool) -> Budget:
+        """What models may take of the machine's memory, or of the card's, which its driver knows best."""
+        if on_card and (card := card_memory()):
+            return card_budget(card.total, card.free + DeviceMemory.spare())
+        reserved = sum(runner.reserved_bytes for runner in self._runners.values() if runner.on_card == on_card)
+        return system_budget(self._settings, reserved)
 
     async def _drain(self, runner: Runner) -> None:
         """Unload after the requests in progress; new ones wait for the next load."""
@@ -271,10 +283,11 @@ class Manager:
 
 
 def target_of(model: StoredModel, provider: Provider) -> str:
-    """What a model's bundle for this provider is made for: embeddings and graphs of others have one for all."""
+    """What a model's bundle for this provider is made for: graphs of others are for all, embeddings not for each."""
     assert model.header
     assert model.parts
-    as_it_is = model.parts.format == "onnx" or model.header.footprint.encodes
+    targets = ENCODER_TARGETS if model.header.footprint.encodes else TARGETS
+    as_it_is = model.parts.format == "onnx" or provider.setting not in targets
     return "cpu" if as_it_is else provider.setting
 
 

@@ -32,7 +32,9 @@ from appliance.bundle import Bundle
 from appliance.config import Settings
 
 MEMORY_SHARE = 0.8  # of the machine's memory, when no budget is set
+CARD_SHARE = 0.9  # of a card's
 OVERHEAD_BYTES = 100 * 2**20  # session, tokenizer, buffers: measured on SmolLM2
+CARD_OVERHEAD_BYTES = 400 * 2**20  # the same on a card, with SmolLM2 on an H100
 SCORES = 2.4  # matrices [tokens, tokens] of a head that ONNX Runtime 1.32 holds at a time: measured at 4,096 tokens
 WEIGHTS_FACTOR = 1.2  # kernels keep repacked copies of some weights
 
@@ -109,12 +111,12 @@ class Grant:
     reserved_bytes: int
 
 
-def demand(settings: Settings, bundle: Bundle, bundle_bytes: int, context: int) -> Demand:
-    """What a bundle of so many bytes wants for requests of `context` tokens."""
-    fixed = without_cache_bytes(bundle_bytes)
+def demand(settings: Settings, bundle: Bundle, bundle_bytes: int, context: int, on_card: bool = False) -> Demand:
+    """What a bundle of so many bytes wants for requests of `context` tokens; prompts' beginnings stay off cards."""
+    fixed = without_cache_bytes(bundle_bytes, CARD_OVERHEAD_BYTES if on_card else OVERHEAD_BYTES)
     if bundle.kind == "decoder":
         slot = bundle.kv_bytes_per_token * context
-        return Demand(fixed, slot, settings.num_parallel, settings.prefix_cache_bytes)
+        return Demand(fixed, slot, settings.num_parallel, 0 if on_card else settings.prefix_cache_bytes)
     return Demand(fixed + attention_bytes(bundle, context), 0, settings.num_parallel, 0)
 
 
@@ -131,9 +133,27 @@ def attention_bytes(bundle: Bundle, tokens: int) -> int:
     return int(SCORES * 4 * bundle.heads * tokens**2)
 
 
-def without_cache_bytes(bundle_bytes: int) -> int:
+def without_cache_bytes(bundle_bytes: int, overhead: int = OVERHEAD_BYTES) -> int:
     """What a loaded model takes besides its KV cache, given the size of its bundle's files."""
-    return int(bundle_bytes * WEIGHTS_FACTOR) + OVERHEAD_BYTES
+    return int(bundle_bytes * WEIGHTS_FACTOR) + overhead
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bytes that models may take of one memory: the `whole` of it, and what is `left` beside those that are loaded."""
+
+    whole: int
+    left: int
+
+
+def system_budget(settings: Settings, reserved_bytes: int) -> Budget:
+    """That of the machine's memory, beside models that reserved so much of it."""
+    return Budget(total_budget_bytes(settings), left_budget_bytes(settings, reserved_bytes))
+
+
+def card_budget(total: int, free: int) -> Budget:
+    """That of a card with so many bytes."""
+    return Budget(int(total * CARD_SHARE), int(free * CARD_SHARE))
 
 
 def total_budget_bytes(settings: Settings) -> int:

@@ -32,7 +32,10 @@ class LoadOptions:
 
 @dataclass(eq=False, kw_only=True)
 class Runner(ABC):
-    """A loaded model. `active` counts requests that hold it, `context_length` is the last one's."""
+    """A loaded model. `active` counts requests that hold it, `context_length` is the last one's.
+
+    `on_card`: what it reserved is a card's memory, not the machine's.
+    """
 
     model: StoredModel
     folder: Path
@@ -40,6 +43,7 @@ class Runner(ABC):
     tokenizer: Tokenizer
     load_options: LoadOptions
     reserved_bytes: int
+    on_card: bool
     keep_alive_s: float
     context_length: int
     active: int = 0

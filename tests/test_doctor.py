@@ -13,6 +13,7 @@ import pytest
 from appliance import doctor
 from appliance.config import Settings
 from appliance.doctor import Finding
+from appliance.engine.card import CardMemory
 from appliance.engine.probe import Probe
 from appliance.engine.providers import CPU, CUDA, DIRECTML
 from appliance.processor import instruction_sets
@@ -85,6 +86,13 @@ def test_a_small_budget_is_worth_a_warning() -> None:
     assert named(doctor.memory(Settings(memory_budget_bytes=10**8)), "for models").state == "warning"
     enough = named(doctor.memory(Settings(memory_budget_bytes=4 * 10**9)), "for models")
     assert (enough.state, enough.text) == ("ok", "4.0 GB now, of 4.0 GB at most")
+
+
+def test_a_cards_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "card_memory", lambda: CardMemory(24 * 10**9, 10**9))
+    assert named(doctor.memory(Settings()), "GPU").text == "24.0 GB, of which 1.0 GB free"
+    monkeypatch.setattr(doctor, "card_memory", lambda: None)
+    assert "GPU" not in [finding.name for finding in doctor.memory(Settings())]
 
 
 def test_a_models_folder_that_is_not_there_yet_is_judged_by_its_parent(tmp_path: Path) -> None:

@@ -21,6 +21,25 @@ from appliance.errors import ModelFileError
 DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
+class DeviceMemory:
+    """Bytes of the arenas on a device: `live` now, and `most` at a time so far.
+
+    ONNX Runtime never gives memory that it allocated on a device back: later arenas are allocated from it.
+    """
+
+    live = most = 0
+
+    @classmethod
+    def add(cls, size: int) -> None:
+        cls.live += size
+        cls.most = max(cls.most, cls.live)
+
+    @classmethod
+    def spare(cls) -> int:
+        """What this process holds of a device without using it."""
+        return cls.most - cls.live
+
+
 def slot_tokens(bundle: Bundle, provider: Provider, context: int | None) -> int:
     """How many tokens a slot holds: the model's whole context where that costs nothing until it is used, on the CPU.
 
@@ -49,6 +68,8 @@ class Arena:
         self._owners: list[Any] = []
         self._views: list[npt.NDArray[Any]] = []  # of each buffer, if it lies in host memory
         self._pointers = [allocate(slots) for _ in self.names]
+        self._device_bytes = 0 if self.in_host_memory else len(self.names) * slots * self.row_bytes
+        DeviceMemory.add(self._device_bytes)
 
     @property
     def in_host_memory(self) -> bool:
@@ -113,3 +134,5 @@ class Arena:
         self._views.clear()
         self._owners.clear()
         self._pointers.clear()
+        DeviceMemory.add(-self._device_bytes)
+        self._device_bytes = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from appliance.bundle import Bundle
 from appliance.config import Settings
+from appliance.engine import providers
+from appliance.engine.card import CardMemory
+from appliance.engine.providers import Provider
 from appliance.errors import NotEnoughMemory
 from appliance.memory import Grant, demand, grant, without_cache_bytes
 from tests.manager.world import Play, World, chosen
@@ -156,3 +160,61 @@ def test_where_memory_is_taken_at_once_a_longer_context_loads_again(
         assert world.loaded == {"a"}
 
     play(scenario)
+
+
+MACHINE = replace(providers.CUDA, name="CPUExecutionProvider", device="cpu")
+"""A card that the CPU plays."""
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Has models run on a card, if they can, with so many bytes free; its driver counts what is loaded."""
+    monkeypatch.setattr(Provider, "on_card", property(lambda self: self.setting == "cuda"))
+    monkeypatch.setattr("appliance.manager.usable", lambda setting: (MACHINE, providers.CPU))
+    session_options = providers.session_options
+    monkeypatch.setattr(
+        "appliance.engine.ort.session_options", lambda _, threads, spin: session_options(providers.CPU, threads, spin)
+    )
+    monkeypatch.setattr("appliance.engine.ort.candidates", lambda name: [MACHINE if name == "cuda" else providers.CPU])
+
+    def set_free(free: int) -> None:
+        monkeypatch.setattr("appliance.manager.card_memory", lambda: CardMemory(10**12, free))
+
+    return set_free
+
+
+def test_a_card_has_a_budget_of_its_own(play: Play, card: Callable[[int], None]) -> None:
+    async def scenario(world: World) -> None:
+        card(10**12)
+        runner = await world.use("a")
+        assert (runner.provider, runner.on_card, runner.vram_bytes) == ("CUDA", True, runner.reserved_bytes)
+        assert runner.reserved_bytes > world.manager._settings.memory_budget_bytes
+
+    play(scenario, memory_budget_bytes=10 * 2**20)
+
+
+def test_what_does_not_fit_the_card_runs_on_the_cpu(
+    play: Play, card: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(world: World) -> None:
+        card(2**20)
+        runner = await world.use("a")
+        assert (runner.provider, runner.on_card, runner.vram_bytes) == ("CPU", False, 0)
+        assert "CUDA cannot run a:latest, trying the next: model requires more GPU memory" in caplog.text
+
+    play(scenario)
+
+
+def test_a_model_of_the_machines_memory_does_not_make_room_on_the_card(play: Play, card: Callable[[int], None]) -> None:
+    async def scenario(world: World) -> None:
+        card(2**20)
+        await world.use("a")
+        await world.use("b")
+        card(10**12)
+        await world.use("c")
+        assert world.loaded == {"a", "b", "c"}
+        card(2**20)  # the driver says that c took it all
+        runner = await world.use("full")
+        assert (runner.provider, world.loaded) == ("CPU", {"a", "b", "full"})
+
+    play(scenario, max_loaded_models=9)
