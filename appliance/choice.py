@@ -35,6 +35,7 @@ FOR_ENCODERS = "int8"
 ROUNDS = frozenset({"q4"})  # recipes that give quality up for memory
 AS_IT_IS = Settings(recipe="exact", kv_cache_type="f32", origin={"recipe": "its graph, which is taken as it is"})
 SAID_BY_MODEL = (*MODEL_PARAMETERS, "num_ctx")  # the parameters that count here
+IN_FLOAT16 = {"int8-rotated": "exact", "int8": "fp32"}  # instead of recipes that accelerators do not have
 NO_CACHE = "f32"  # what the bundle of an encoder goes under
 KV_BYTES = {"f32": 4, "q8_0": 1}  # of a number in the cache
 
@@ -50,9 +51,9 @@ class Choice:
     target: str = "cpu"
 
     def on(self, target: str) -> Choice:
-        """The same for another execution provider; accelerators have no int8-rotated and no int8 KV cache."""
+        """The same for another execution provider; accelerators have no recipe in int8 and no int8 KV cache."""
         accelerated = target != "cpu"
-        recipe = "exact" if accelerated and self.recipe == "int8-rotated" else self.recipe
+        recipe = IN_FLOAT16.get(self.recipe, self.recipe) if accelerated else self.recipe
         kv = "f32" if accelerated else self.kv
         folder = self.folder.with_name(bundle_name(recipe, kv, target))
         return Choice(recipe, kv, folder, self.reason, target)

@@ -22,6 +22,7 @@ from appliance.bundle import (
     CHAT_TEMPLATE,
     DECODER_RECIPES,
     ENCODER_RECIPES,
+    ENCODER_TARGETS,
     KV_TYPES,
     MODEL,
     TOKENIZER,
@@ -159,7 +160,7 @@ def known_target(name: str, recipe: str, kv: str) -> Target:
     """The target of this name; raises UnsupportedModel for what its provider has no kernels for."""
     if name not in TARGETS:
         raise UnsupportedModel(f"target {name[:40]!r}", tuple(TARGETS))
-    if name != CPU.name and (recipe == ROTATED or kv != "f32"):
+    if name != CPU.name and (recipe in (ROTATED, "int8") or kv != "f32"):
         raise UnsupportedModel(f"recipe {recipe} with KV cache {kv} for {name}", ("exact, compact, q4, fp32 with f32",))
     return TARGETS[name]
 
@@ -210,8 +211,8 @@ def _check_encoder(vocabulary: Vocabulary, recipe: str, kv: str, target: Target)
         raise UnsupportedModel(f"recipe {recipe!r} for a model that embeds or ranks", ENCODER_RECIPES)
     if kv != "f32":
         raise UnsupportedModel(f"KV cache type {kv!r} for a model without a KV cache", ("f32",))
-    if target != CPU:
-        raise UnsupportedModel(f"target {target.name} for a model that embeds or ranks", (CPU.name,))
+    if not target.encodes:
+        raise UnsupportedModel(f"target {target.name} for a model that embeds or ranks", ENCODER_TARGETS)
 
 
 def _check_decoder(vocabulary: Vocabulary, recipe: str, kv: str, target: Target) -> None:

@@ -1,6 +1,6 @@
 """Mixtures of experts: every row goes through the few MLPs that a router scores highest, and their outputs are mixed.
 
-ONNX Runtime's CPU kernels MoE and QMoE do this for gated MLPs whose rows of gate and up come in turns, in one matrix.
+ONNX Runtime's kernels MoE and QMoE do this for gated MLPs whose rows of gate and up come in turns, in one matrix.
 QMoE takes one format for all of an expert's matrices, without sums (formats.py): 4 bits for Q4_0, 8 bits for all other
 types, whatever the recipe, since rounding a grid of 4 bits to another one costs too much.
 """
@@ -21,7 +21,7 @@ from appliance.store.gguf_header import TensorInfo
 from converters.formats import Format, format_for
 from converters.graph import MICROSOFT, Graph
 from converters.source import Source
-from converters.targets import CPU
+from converters.targets import CPU, CUDA
 
 Rows = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -64,8 +64,8 @@ def mixed(
     **attributes: Any,
 ) -> ir.Value:
     """The output [B,S,hidden] of a node MoE or QMoE for rows x [B,S,hidden] with `scores` [B,S,count]."""
-    if graph.target != CPU:
-        raise UnsupportedModel(f"a mixture of experts for {graph.target.name}", (CPU.name,))
+    if not graph.target.experts:
+        raise UnsupportedModel(f"a mixture of experts for {graph.target.name}", (CPU.name, CUDA.name))
     count = experts.gate.shape[0]
     (flat,) = graph.node("Reshape", scores, graph.constant(f"rows.{count}", np.array([-1, count])))
     return graph.node(

@@ -104,6 +104,11 @@ class Graph:
         return data
 
 
+def cast(graph: Graph, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """x, which has the target's type or float32, as `dtype`, one of these two. No node for a target of float32."""
+    return x if graph.target.dtype == ir.DataType.FLOAT else graph.node("Cast", x, to=dtype)[0]
+
+
 def pick(graph: Graph, x: ir.Value, positions: ir.Value) -> ir.Value:
     """Rows of x [B,S,H] at `positions` [B,R,1]: [B,R,H]."""
     return graph.node("GatherND", x, positions, batch_dims=1)[0]

@@ -27,7 +27,8 @@ class Target:
     `ragged`: GroupQueryAttention has the input query_seqlens. `packed_tables`: GatherBlockQuantized is there.
     `biased_products`: MatMulNBits has the input bias. `head_gains`: SimplifiedLayerNormalization has gains of several
     axes; CUDA's kernel reads the first head's for all of them. `shortlists`: heads of large vocabularies are read in
-    4 bits first, see recipes/shortlist.py; measured on CPUs alone.
+    4 bits first, see recipes/shortlist.py; measured on CPUs alone. `encodes`: it has the operators of encoders,
+    `experts`: those of mixtures of experts.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Target:
     biased_products: bool = True
     head_gains: bool = False
     shortlists: bool = False
+    encodes: bool = True
+    experts: bool = True
 
     @property
     def floats(self) -> np.dtype[Any]:
@@ -60,5 +63,7 @@ class Target:
 
 CPU = Target("cpu", ir.DataType.FLOAT, ragged=True, head_gains=True, shortlists=True)
 CUDA = Target("cuda", ir.DataType.FLOAT16)
-DIRECTML = Target("directml", ir.DataType.FLOAT16, packed_tables=False, biased_products=False)
+DIRECTML = Target(
+    "directml", ir.DataType.FLOAT16, packed_tables=False, biased_products=False, encodes=False, experts=False
+)
 TARGETS = {target.name: target for target in (CPU, CUDA, DIRECTML)}

@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from appliance import bundle as files
 from appliance.bundle import Bundle
-from appliance.engine.providers import CPU, Provider, candidates, session_options, shrinking
+from appliance.engine.providers import CPU, Provider, candidates, run_options, session_options
 from appliance.engine.session import open_session
 from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled, first_line
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = 1024  # of a run, padding included; one text may be longer
-WASTED_TOKENS = 16  # as much padding as a row may have: another run costs about that
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a run, padding included; one text may be longer
+WASTED_TOKENS = {"cpu": 16, "cuda": 64}  # as much padding as a row may have: another run costs about that
+PROBE_TOKENS = 16
 
 Vectors = npt.NDArray[np.float32]
 
@@ -88,6 +89,24 @@ class Encoder:
         self.accelerated = provider is not CPU
         self._session: Any = open_session(folder / files.MODEL, provider, session_options(provider, threads, spin))
         self._owner = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._batch_tokens, self._wasted_tokens = BATCH_TOKENS[provider.device], WASTED_TOKENS[provider.device]
+        if bundle.target != "cpu":
+            self._check_range(bundle)
+
+    def _check_range(self, bundle: Bundle) -> None:
+        """Raise ModelFileError for a graph that does not run here, or whose activations outgrow float16."""
+        tokens = range(0, bundle.vocab_size, bundle.vocab_size // PROBE_TOKENS + 1)[: self.max_tokens]
+        try:
+            if bundle.kind == "reranker":
+                result = self.score([Pair(tokens, [0] * len(tokens))])
+            else:
+                result = self.encode([tokens])
+        except EngineStopped as error:
+            self.close()
+            raise ModelFileError(f"the graph does not run: {error}") from error
+        if not np.isfinite(result).all():
+            self.close()
+            raise ModelFileError("the model's activations are too large for float16")
 
     def encode(self, inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool] = never) -> Vectors:
         """The embeddings [N,D] of `inputs`, token ids with the special ones, in their order; not normalised.
@@ -117,7 +136,7 @@ class Encoder:
         lengths = [len(tokens) for tokens in inputs]
         self._check(lengths)
         results: list[Vectors] = [np.zeros(0, np.float32)] * len(inputs)
-        for batch in batches(lengths):
+        for batch in batches(lengths, self._batch_tokens, self._wasted_tokens):
             if cancelled():
                 raise RequestCancelled
             feeds = _padded([inputs[place] for place in batch])
@@ -143,12 +162,12 @@ class Encoder:
 
     def _session_run(self, output: str, feeds: dict[str, npt.NDArray[np.int64]]) -> Any:
         try:
-            return self._session.run([output], feeds, shrinking())[0]
+            return self._session.run([output], feeds, run_options(shrinks=True))[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
             raise EngineStopped(first_line(error)) from error
 
 
-def batches(lengths: Sequence[int], budget: int = BATCH_TOKENS, waste: int = WASTED_TOKENS) -> list[list[int]]:
+def batches(lengths: Sequence[int], budget: int, waste: int) -> list[list[int]]:
     """The places of all lengths in groups, longest first: at most `budget` tokens each, padding included.
 
     No row is padded by more than `waste` tokens, and a row alone may be longer than the budget.

@@ -27,8 +27,9 @@ from converters.architectures import encoder
 from converters.architectures.encoder import POOLING, Pooling
 from converters.architectures.keys import Keys, Shapes, check_layers
 from converters.architectures.rope import Tables
-from converters.graph import MICROSOFT, Graph, gelu_gate, pick, scaled, silu_gate
+from converters.graph import MICROSOFT, Graph, cast, gelu_gate, pick, scaled, silu_gate
 from converters.recipes.base import Recipe
+from converters.targets import CPU
 
 ALL_BIASES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 # Keys that change the computation only when they are not these values.
@@ -211,7 +212,12 @@ def begin(graph: Graph, config: Config) -> Step:
 
 
 def _begin_texts(graph: Graph, pooling: Pooling) -> Step:
-    """The same of a model that embeds: without a cache, attention needs no `queries`, and refuses them."""
+    """The same of a model that embeds: without a cache, attention needs no `queries`, and refuses them.
+
+    On CUDA the kernel wants room for what would be cached, and did not get the length that a node computes.
+    """
+    if graph.target != CPU:
+        raise UnsupportedModel(f"target {graph.target.name} for a decoder that embeds", (CPU.name,))
     int32 = ir.DataType.INT32
     texts = encoder.add_inputs(graph, ranks=False)
     (tokens,) = graph.node("Cast", texts.lengths, to=int32)
@@ -366,14 +372,13 @@ def head(step: Step, weights: Recipe, config: Config, x: ir.Value, *, scale: flo
     graph = step.graph
     if step.texts:
         assert config.pooling
-        graph.output(encoder.pooled(graph, step.texts, x, config.pooling), "embeddings", ("B", config.hidden))
+        pooled = encoder.pooled(graph, step.texts, x, config.pooling)
+        graph.output(cast(graph, pooled, ir.DataType.FLOAT), "embeddings", ("B", config.hidden))
         return
     logits = weights.head(x, "token_embd" if config.tied else "output", after="output_norm.weight")
     if softcap:
         logits = scaled(graph, logits, scale / softcap, "logits.inverse_cap")
         (logits,) = graph.node("Tanh", logits)
         scale = softcap
-    logits = scaled(graph, logits, scale, "logits.scale")
-    if graph.target.dtype != ir.DataType.FLOAT:
-        (logits,) = graph.node("Cast", logits, to=ir.DataType.FLOAT)
+    logits = cast(graph, scaled(graph, logits, scale, "logits.scale"), ir.DataType.FLOAT)
     graph.output(logits, "logits", ("B", "R", config.vocab_size))

@@ -26,7 +26,7 @@ from appliance.errors import NotGGUF, UnsupportedModel
 from appliance.store.gguf_header import TensorInfo
 from converters.architectures.keys import Keys, Shapes
 from converters.architectures.rope import Tables
-from converters.graph import MICROSOFT, Graph
+from converters.graph import MICROSOFT, Graph, cast
 from converters.recipes.base import Recipe
 
 Pooling = Literal["mean", "cls", "last"]
@@ -178,9 +178,9 @@ def finish(graph: Graph, weights: Recipe, config: Config, inputs: Inputs, x: ir.
     """The graph's output, from the layers' x: [B,S,H] for "mean", else the picked tokens [B,1,H]."""
     x = pooled(graph, inputs, x, config.pooling)
     if config.ranks:
-        graph.output(_score(graph, weights, config, x), "scores", ("B", 1))
+        graph.output(cast(graph, _score(graph, weights, config, x), FLOAT), "scores", ("B", 1))
     else:
-        graph.output(x, "embeddings", ("B", config.hidden))
+        graph.output(cast(graph, x, FLOAT), "embeddings", ("B", config.hidden))
 
 
 def pooled(graph: Graph, inputs: Inputs, x: ir.Value, pooling: Pooling) -> ir.Value:
@@ -191,18 +191,19 @@ def pooled(graph: Graph, inputs: Inputs, x: ir.Value, pooling: Pooling) -> ir.Va
 
 
 def _mean(graph: Graph, inputs: Inputs, x: ir.Value) -> ir.Value:
-    """The mean [B,1,H] of the tokens of each row of x [B,S,H]."""
+    """The mean [B,1,H] of the tokens of each row of x [B,S,H], added up in float32."""
     (mask,) = graph.node("Cast", inputs.mask, to=FLOAT)
     count = graph.node("ReduceSum", mask, graph.constant("last_axis", np.array([-1])), keepdims=1)[0]
     (share,) = graph.node("Div", mask, count)
     (row,) = graph.node("Unsqueeze", share, graph.constant("middle_axis", np.array([1])))
-    return graph.node("MatMul", row, x)[0]
+    (mean,) = graph.node("MatMul", row, cast(graph, x, FLOAT))
+    return cast(graph, mean, graph.target.dtype)
 
 
 def _score(graph: Graph, weights: Recipe, config: Config, x: ir.Value) -> ir.Value:
     """The score [B,1] of a pooled row [B,H]: a dense layer with tanh, or with gelu and a norm (ModernBERT); a sum.
 
-    In float32 whatever the recipe: the head decides between neighbours.
+    Not quantised, whatever the recipe: the head decides between neighbours.
     """
 
     def product(x: ir.Value, name: str) -> ir.Value:

@@ -95,7 +95,7 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     inputs = add_inputs(graph, config.ranks)
     whole = tables(weights, config.rope, config.context_length)
     local = tables(weights, config.local_rope, config.context_length, "_local")
-    window = _window(graph, inputs, config.window // 2)
+    window = _window(graph, inputs, config.context_length, config.window // 2)
     stream = x = norm(graph, weights, config, "token_embd_norm", weights.embedding(inputs.ids, "token_embd"))
     for index in range(config.layers):
         layer, last = f"blk.{index}", index == config.layers - 1
@@ -113,12 +113,11 @@ def build(graph: Graph, weights: Recipe, config: Config) -> None:
     encoder.finish(graph, weights, config, inputs, x)
 
 
-def _window(graph: Graph, inputs: Inputs, reach: int) -> ir.Value:
-    """Which tokens [S,S] see each other: those at most `reach` apart."""
+def _window(graph: Graph, inputs: Inputs, longest: int, reach: int) -> ir.Value:
+    """Which tokens [S,S] of at most `longest` see each other: those at most `reach` apart."""
     (length,) = graph.node("Shape", inputs.ids, start=1)
-    zero, one = graph.constant("zero", np.array(0)), graph.constant("one", np.array(1))
-    (count,) = graph.node("Squeeze", length)
-    (places,) = graph.node("Range", zero, count, one)
+    first = graph.constant("first", np.array([0]))
+    (places,) = graph.node("Slice", graph.constant("places", np.arange(longest)), first, length, first)
     (column,) = graph.node("Unsqueeze", places, graph.constant("last_axis", np.array([-1])))
     (apart,) = graph.node("Abs", graph.node("Sub", places, column)[0])
     return graph.node("LessOrEqual", apart, graph.constant("reach", np.array(reach)))[0]

@@ -13,7 +13,7 @@ from appliance.store.gguf_header import TensorInfo
 from converters.experts import Experts, in_turns, mixed, stacked
 from converters.formats import SUM_BLOCK, Bytes, Floats, Format, Packed, copies, format_for, pack, unpack
 from converters.graph import MICROSOFT, Graph, with_averages
-from converters.recipes.base import EMBEDDING, FLOAT, UINT8, MatrixError, Progress, Recipe, stacked_shape
+from converters.recipes.base import EMBEDDING, UINT8, MatrixError, Progress, Recipe, stacked_shape
 from converters.recipes.shortlist import preview_format, with_shortlist
 from converters.source import Source
 from converters.weights import Region
@@ -114,16 +114,17 @@ class Exact(Recipe):
 
     def _store_in_turns(self, tensors: Sequence[TensorInfo], form: Format) -> tuple[ir.Value, ir.Value]:
         """Matrices and scales of experts whose rows come in turns."""
-        file, (count, rows, columns) = self.graph.file, stacked(tensors)
+        file, target, (count, rows, columns) = self.graph.file, self.graph.target, stacked(tensors)
         width, blocks = columns * form.bits // 8, columns // form.block
-        data, scales = file.reserve(count * rows * width), file.reserve(4 * count * rows * blocks)
+        data = file.reserve(count * rows * width)
+        scales = file.reserve(target.floats.itemsize * count * rows * blocks)
         errors = self._measured(tensors)
 
         def fill() -> None:
             for parts in in_turns(self.source, tensors):
                 packed = [pack(*part, tensor.type_name, form) for tensor, part in zip(tensors, parts, strict=True)]
                 file.append(data, np.stack([each.data for each in packed], axis=1))
-                file.append(scales, np.stack([each.scales for each in packed], axis=1))
+                file.append(scales, target.cast(np.stack([each.scales for each in packed], axis=1)))
                 for error, (raw, values), each in zip(errors, parts, packed, strict=True):
                     error.add(values, unpack(each, form, columns))
                     self.progress(raw.nbytes)
@@ -132,7 +133,7 @@ class Exact(Recipe):
         name = "+".join(tensor.name for tensor in tensors)
         return (
             self.graph.stored(name, data, UINT8, (count, rows, width)),
-            self.graph.stored(f"{name}.scales", scales, FLOAT, (count, rows, blocks)),
+            self.graph.stored(f"{name}.scales", scales, target.dtype, (count, rows, blocks)),
         )
 
     def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:

@@ -19,7 +19,7 @@ from converters.architectures.keys import Keys
 from converters.bundle import convert
 from tests.converters.oracle import CASES, PROMPT, Make, Reference, make
 from tests.converters.oracle.writing import write_gguf
-from tests.converters.running import Decoder, relative_error
+from tests.converters.running import HALF, Decoder, relative_error, usual_error
 
 # One case of each architecture that has as many of its features as fit together.
 ONE_EACH = (
@@ -81,6 +81,22 @@ class TestFloat32:
         equal(logits[PROMPT:], reference.continued)
 
 
+class TestFloat16:
+    """Graphs for accelerators, run on the CPU."""
+
+    @pytest.mark.proves(source="GGUF")
+    @pytest.mark.parametrize("target", ["cuda", "directml"])
+    def test_computes_what_transformers_computes(self, reference: Reference, target: str) -> None:
+        folder = reference.gguf.with_name(target)
+        if "moe" in reference.case.architecture and target == "directml":
+            with pytest.raises(UnsupportedModel, match=f"a mixture of experts for {target}"):
+                convert(reference.gguf, folder, "fp32", target=target)
+            return
+        convert(reference.gguf, folder, "fp32", target=target)
+        logits = dealt(folder, reference.ids, iter([PROMPT, *[1] * len(reference.continued)]))
+        assert 0 < usual_error(logits, reference.logits) < HALF
+
+
 def test_long_factors_are_left_out_with_the_texts_that_need_them(tmp_path: Path) -> None:
     """LongRoPE's short factors hold up to the length of the first training, and there the bundle's context ends."""
     reference = make(CASES["phi3-long"], tmp_path)
@@ -115,7 +131,7 @@ def test_a_stream_that_outgrows_float16_is_kept_in_larger_units(made: Make, tmp_
     convert(source, tmp_path / "cpu", "fp32")
     convert(source, tmp_path / "cuda", "fp32", target="cuda")
     expected, half = (Decoder(tmp_path / target).all_logits(reference.ids) for target in ("cpu", "cuda"))
-    assert relative_error(half, expected) < 0.02
+    assert relative_error(half, expected) < HALF
 
 
 def test_granite_without_a_rotary_embedding(made: Make, tmp_path: Path) -> None:

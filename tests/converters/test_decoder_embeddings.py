@@ -14,7 +14,8 @@ from tokenizers import processors
 from transformers import AutoConfig, AutoModel
 
 from appliance.bundle import Bundle, read_description
-from appliance.engine.encoder import Encoder, open_encoder
+from appliance.engine.encoder import Encoder
+from appliance.engine.providers import CPU
 from appliance.errors import UnsupportedModel
 from appliance.prompt.tokenizer import Tokenizer
 from converters.bundle import convert
@@ -46,7 +47,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         folder = tmp_path / f"bundle-{len(encoders)}"
         convert(source, folder, recipe)
         bundle = read_description(folder)
-        encoders.append(open_encoder(folder, bundle, setting="cpu", threads=1))
+        encoders.append(Encoder(folder, bundle, provider=CPU, threads=1))
         return encoders[-1], bundle
 
     yield opened
@@ -114,6 +115,13 @@ def test_gguf(opened: Open, tmp_path: Path, name: str, pooling: str) -> None:
     encoder, bundle = opened(model.gguf(tmp_path, pooling_type=POOLINGS[pooling]))
     assert (bundle.kind, bundle.pooling, bundle.kv_heads, bundle.heads) == ("encoder", pooling, 0, 4)
     np.testing.assert_allclose(encoder.encode(model.texts), model.embeddings(pooling), atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["cuda", "directml"])
+def test_is_for_the_cpu(tmp_path: Path, target: str) -> None:
+    source = Model("qwen3").gguf(tmp_path, pooling_type=POOLINGS["last"])
+    with pytest.raises(UnsupportedModel, match=f"target {target} for a "):
+        convert(source, tmp_path / "bundle", "fp32", target=target)
 
 
 @pytest.mark.proves(source="safetensors", target="cpu")

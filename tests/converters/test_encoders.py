@@ -24,10 +24,12 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from appliance.bundle import Bundle, read_description
-from appliance.engine.encoder import Encoder, Pair, open_encoder
-from appliance.errors import NotGGUF, UnsupportedModel
+from appliance.bundle import ENCODER_TARGETS, Bundle, read_description
+from appliance.engine.encoder import Encoder, Pair
+from appliance.errors import ModelFileError, NotGGUF, UnsupportedModel
 from converters.bundle import convert
+from tests.converters.card import provider_for
+from tests.converters.running import HALF, relative_error
 from tests.tiny_encoder import VOCABULARY, random_bert, write_gguf, write_tiny_encoder
 
 RNG = np.random.default_rng(5)
@@ -68,16 +70,24 @@ RANK = 4
 Make = Callable[..., tuple[Encoder, Bundle]]
 
 
+@pytest.fixture(params=ENCODER_TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    """Every target that encoders are built for."""
+    return str(request.param)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Any:
     opened: list[Encoder] = []
 
-    def make(architecture: str, tensors: Mapping[str, np.ndarray], recipe: str = "fp32", **more: Any) -> Any:
+    def make(
+        architecture: str, tensors: Mapping[str, np.ndarray], recipe: str = "fp32", target: str = "cpu", **more: Any
+    ) -> Any:
         source = write_gguf(tmp_path / "tiny.gguf", architecture, tensors, heads=4, **more)
         folder = tmp_path / f"bundle-{len(opened)}"
-        bundle = convert(source, folder, recipe)
+        bundle = convert(source, folder, recipe, target=target)
         assert read_description(folder) == bundle
-        opened.append(open_encoder(folder, bundle, setting="cpu", threads=1))
+        opened.append(Encoder(folder, bundle, provider=provider_for(target), threads=1))
         return opened[-1], bundle
 
     yield make
@@ -125,85 +135,93 @@ def made(kind: Any, config: Any) -> Any:
 
 
 @torch.inference_mode()
-def close(encoder: Encoder, expected: Callable[[Any], Any], atol: float = 1e-4) -> None:
+def close(encoder: Encoder, target: str, expected: Callable[[Any], Any]) -> None:
     result = encoder.encode(TEXTS)
     for text, vector in zip(TEXTS, result, strict=True):
-        np.testing.assert_allclose(vector, expected(torch.tensor([text])).numpy(), atol=atol)
+        same(vector, expected(torch.tensor([text])).numpy(), target)
+
+
+def same(result: np.ndarray, expected: np.ndarray, target: str) -> None:
+    """Equal in float32; for a target of float16, relative to what is expected."""
+    if target == "cpu":
+        np.testing.assert_allclose(result, expected, atol=1e-4)
+    else:
+        assert 0 < relative_error(result, expected) < HALF
 
 
 @torch.inference_mode()
-def scores_close(encoder: Encoder, expected: Callable[..., Any]) -> None:
+def scores_close(encoder: Encoder, target: str, expected: Callable[..., Any]) -> None:
     result = encoder.score([Pair(text, types) for text, types in zip(TEXTS, TYPES, strict=True)])
     logits = [expected(torch.tensor([t]), torch.tensor([y])).item() for t, y in zip(TEXTS, TYPES, strict=True)]
     assert np.std(logits) > 0.1
-    np.testing.assert_allclose(result, logits, atol=1e-4)
+    same(result, np.array(logits), target)
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
+@pytest.mark.proves(source="GGUF", architecture="bert")
 @pytest.mark.parametrize("pooling", POOLED)
-def test_bert(make: Make, pooling: int) -> None:
+def test_bert(make: Make, target: str, pooling: int) -> None:
     model = made(BertModel, BertConfig(**BERT))
-    encoder, bundle = make("bert", renamed(model, MODEL_ARCH.BERT), pooling=pooling)
-    close(encoder, lambda ids: POOLED[pooling](model(ids).last_hidden_state[0]))
+    encoder, bundle = make("bert", renamed(model, MODEL_ARCH.BERT), pooling=pooling, target=target)
+    close(encoder, target, lambda ids: POOLED[pooling](model(ids).last_hidden_state[0]))
     assert (bundle.kind, bundle.kv_heads, bundle.heads, bundle.embedding_length) == ("encoder", 0, 4, 64)
     assert bundle.pooling == {1: "mean", 2: "cls", 3: "last"}[pooling]
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
-def test_xlm_roberta(make: Make) -> None:
+@pytest.mark.proves(source="GGUF", architecture="bert")
+def test_xlm_roberta(make: Make, target: str) -> None:
     model = made(XLMRobertaModel, XLMRobertaConfig(**XLM))
     tensors = renamed(model, MODEL_ARCH.BERT)
     tensors["position_embd.weight"] = tensors["position_embd.weight"][2:]
-    encoder, _ = make("bert", tensors, epsilon=1e-5, pooling=2)
-    close(encoder, lambda ids: model(ids).last_hidden_state[0, 0])
+    encoder, _ = make("bert", tensors, epsilon=1e-5, pooling=2, target=target)
+    close(encoder, target, lambda ids: model(ids).last_hidden_state[0, 0])
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="modern-bert")
+@pytest.mark.proves(source="GGUF", architecture="modern-bert")
 @pytest.mark.parametrize("pooling", [1, 2])
-def test_modernbert(make: Make, pooling: int) -> None:
+def test_modernbert(make: Make, target: str, pooling: int) -> None:
     model = modern("ModernBertModel")
     tensors = renamed(model, MODEL_ARCH.MODERN_BERT)
-    encoder, _ = make("modern-bert", tensors, epsilon=1e-5, pooling=pooling, metadata=MODERN_KEYS)
-    close(encoder, lambda ids: POOLED[pooling](model(ids).last_hidden_state[0]))
+    encoder, _ = make("modern-bert", tensors, epsilon=1e-5, pooling=pooling, metadata=MODERN_KEYS, target=target)
+    close(encoder, target, lambda ids: POOLED[pooling](model(ids).last_hidden_state[0]))
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="nomic-bert")
-def test_nomic_bert(make: Make) -> None:
+@pytest.mark.proves(source="GGUF", architecture="nomic-bert")
+def test_nomic_bert(make: Make, target: str) -> None:
     tensors = random_nomic()
-    encoder, _ = make("nomic-bert", tensors, metadata={"rope.freq_base": 1000.0})
-    close(encoder, lambda ids: nomic_states(tensors, ids[0]).mean(0))
+    encoder, _ = make("nomic-bert", tensors, metadata={"rope.freq_base": 1000.0}, target=target)
+    close(encoder, target, lambda ids: nomic_states(tensors, ids[0]).mean(0))
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
-def test_bert_reranker(make: Make) -> None:
+@pytest.mark.proves(source="GGUF", architecture="bert")
+def test_bert_reranker(make: Make, target: str) -> None:
     config = BertConfig(**BERT)
     config.num_labels = 1
     model = made(BertForSequenceClassification, config)
     heads = (("bert.", ""), ("classifier.", "classifier.out_proj."), ("pooler.", "classifier."))
-    encoder, bundle = make("bert", renamed(model, MODEL_ARCH.BERT, *heads), pooling=RANK)
+    encoder, bundle = make("bert", renamed(model, MODEL_ARCH.BERT, *heads), pooling=RANK, target=target)
     assert (bundle.kind, bundle.pooling, bundle.embedding_length) == ("reranker", "cls", 0)
-    scores_close(encoder, lambda ids, types: model(ids, token_type_ids=types).logits)
+    scores_close(encoder, target, lambda ids, types: model(ids, token_type_ids=types).logits)
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="bert")
-def test_xlm_roberta_reranker(make: Make) -> None:
+@pytest.mark.proves(source="GGUF", architecture="bert")
+def test_xlm_roberta_reranker(make: Make, target: str) -> None:
     config = XLMRobertaConfig(**XLM)
     config.num_labels = 1
     model = made(XLMRobertaForSequenceClassification, config)
     tensors = renamed(model, MODEL_ARCH.BERT, ("roberta.", ""))
     tensors["position_embd.weight"] = tensors["position_embd.weight"][2:]
-    encoder, _ = make("bert", tensors, epsilon=1e-5, pooling=RANK)
-    scores_close(encoder, lambda ids, types: model(ids).logits)
+    encoder, _ = make("bert", tensors, epsilon=1e-5, pooling=RANK, target=target)
+    scores_close(encoder, target, lambda ids, types: model(ids).logits)
 
 
-@pytest.mark.proves(source="GGUF", target="cpu", architecture="modern-bert")
+@pytest.mark.proves(source="GGUF", architecture="modern-bert")
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_modernbert_reranker(make: Make, pooling: str) -> None:
+def test_modernbert_reranker(make: Make, target: str, pooling: str) -> None:
     model = modern("ModernBertForSequenceClassification", classifier_pooling=pooling)
     tensors = renamed(model, MODEL_ARCH.MODERN_BERT, ("model.", ""), ("classifier.", "classifier.out_proj."))
     keys = MODERN_KEYS | ({"classifier.pooling": pooling} if pooling != "cls" else {})
-    encoder, _ = make("modern-bert", tensors, epsilon=1e-5, pooling=RANK, metadata=keys)
-    scores_close(encoder, lambda ids, types: model(ids).logits)
+    encoder, _ = make("modern-bert", tensors, epsilon=1e-5, pooling=RANK, metadata=keys, target=target)
+    scores_close(encoder, target, lambda ids, types: model(ids).logits)
 
 
 @pytest.mark.parametrize("recipe", ["int8", "exact"])
@@ -216,6 +234,21 @@ def test_integers_stay_close(make: Make, recipe: str, tensor_type: str) -> None:
     assert cosines.min() > 0.998
     if recipe == "int8":
         assert bundle.report["fidelity"]["cosine"] > 0.998
+
+
+@pytest.mark.parametrize(("recipe", "target"), [("int8", "cuda"), ("fp32", "directml")])
+def test_refuses_what_a_target_has_no_kernels_for(make: Make, recipe: str, target: str) -> None:
+    with pytest.raises(UnsupportedModel, match=target):
+        make("bert", random_bert(), recipe, target)
+
+
+def test_activations_beyond_float16_are_an_error_at_the_load(make: Make) -> None:
+    tensors = random_bert()
+    tensors["blk.1.ffn_up.bias"] += 3e4
+    tensors["blk.1.ffn_down.weight"] *= 1e3
+    make("bert", tensors)
+    with pytest.raises(ModelFileError, match="too large for float16"):
+        make("bert", tensors, target="cuda")
 
 
 def test_a_rounded_text_does_not_depend_on_its_batch(make: Make) -> None:

@@ -21,11 +21,10 @@ from appliance.engine.binding import Bindings
 from appliance.engine.ort import OrtBackend
 from appliance.errors import ModelFileError, UnsupportedModel
 from converters.bundle import convert
-from tests.converters.running import relative_error
+from tests.converters.running import HALF, relative_error
 from tests.tiny_model import write_tiny_gguf
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(6).integers(0, 256, 60))
-HALF = 0.02  # of the logits' root mean square: float16 has 11 bits
 
 
 def biased_gguf(path: Path) -> Path:

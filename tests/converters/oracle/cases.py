@@ -140,13 +140,13 @@ _ALL = (
         "qwen3moe",
         "qwen3moe",
         "qwen3_moe",
-        {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+        {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 128,
          "norm_topk_prob": True},
     ),
     Case("granitemoe", "granitemoe", "granitemoe",
-         GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 32}),
+         GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64}),
     Case("granitemoe-shared", "granitemoe", "granitemoeshared",
-         GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 32,
+         GRANITE | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 64,
                     "shared_intermediate_size": 64}),
 )  # fmt: skip
 CASES = {case.name: case for case in _ALL}
