@@ -137,10 +137,10 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[_Matrix]:
     ]
 
 
-def _in_8_bits(matrix: _Matrix) -> float:
+def _in_8_bits(matrix: _Matrix, in_32: Collection[str] = _EXACT_IN_8) -> float:
     if matrix.weights >= _HUGE and matrix.columns % 128 == 0 and not matrix.embedding and not matrix.head:
         return 8.25
-    return 9 if matrix.types & _EXACT_IN_8 or matrix.columns % 64 else 8.5
+    return 9 if matrix.types & frozenset(in_32) or matrix.columns % 64 else 8.5
 
 
 def _preview(matrix: _Matrix) -> float:
@@ -150,17 +150,20 @@ def _preview(matrix: _Matrix) -> float:
 def _compact(matrix: _Matrix) -> float:
     if matrix.types == {"Q4_0"}:
         return 5
-    if matrix.experts or not matrix.types <= _GRID_OF_16:
-        return _in_8_bits(matrix) + _preview(matrix)
+    if matrix.experts:
+        return _in_8_bits(matrix)
+    if not matrix.types <= _GRID_OF_16:
+        return _in_8_bits(matrix, _EXACT_IN_8 - {"Q5_0"}) + _preview(matrix)
     if matrix.embedding:
         return _in_8_bits(matrix) + (5.45 if matrix.shared else 0)
     return 5.45
 
 
 def _exact(matrix: _Matrix) -> float:
-    if matrix.types != {"Q4_0"} and (matrix.embedding or matrix.weights < _LARGE):
-        return _in_8_bits(matrix) + _preview(matrix)
-    return _compact(matrix)
+    if matrix.types == {"Q4_0"}:
+        return 5
+    large = matrix.weights >= _LARGE and not matrix.embedding and not matrix.experts
+    return 5.45 if large and matrix.types <= _GRID_OF_16 else _in_8_bits(matrix) + _preview(matrix)
 
 
 def _q4(matrix: _Matrix) -> float:

@@ -32,7 +32,7 @@ class Compact(Exact):
 
     def _form(self, tensors: Sequence[TensorInfo], embedding: bool) -> Format:
         types = [tensor.type_name for tensor in tensors]
-        return format_for(types, stacked_shape(tensors), embedding, sums_from=0)
+        return format_for(types, stacked_shape(tensors), embedding, compact=True)
 
     def _coarse(self, tensor: TensorInfo) -> bool:
         """Whether a matrix gets 4 bits."""
