@@ -16,7 +16,7 @@ from appliance.engine.engine import Engine
 from appliance.engine.ort import open_backend
 from appliance.engine.providers import Provider, thread_count
 from appliance.engine.snapshot import open_folder
-from appliance.memory import Grant, trim
+from appliance.memory import Grant, page_out_code, trim
 from appliance.ops.load import Others, contended, load_average
 from appliance.options import Options
 from appliance.prompt.tokenizer import Tokenizer
@@ -59,6 +59,7 @@ def open_runner(settings: Settings, plan: Plan) -> Runner:
     make = open_decoder if plan.bundle.kind == "decoder" else open_embedder
     runner = make(settings, plan, tokenizer, spin)
     trim()
+    page_out_code()
     return runner
 
 

@@ -23,6 +23,7 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +71,24 @@ def page_out(folder: Path) -> None:
     Kernels keep packed copies of most weights and read the file no more. Advice that drops pages for good would be
     quicker, but not safe beside threads that map other memory meanwhile.
     """
+    prefix = f"{folder}{os.sep}"
+    _page_out(lambda path: path.startswith(prefix))
+
+
+def page_out_code() -> None:
+    """Likewise for what of the libraries only starting and loading needed. What runs is read again, as it is used.
+
+    Of a server with SmolLM2, 56 MB of files are resident once it is loaded, and 31 after this and some requests.
+    """
+    _page_out(lambda path: ".so" in path.rpartition(os.sep)[2])
+
+
+def _page_out(wanted: Callable[[str], bool]) -> None:
     if not (libc := _glibc()):
         return
-    prefix = f"{folder}{os.sep}"
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         mapping = MAPPING.match(line)
-        if mapping and mapping["path"].startswith(prefix):
+        if mapping and mapping["path"] and wanted(mapping["path"]):
             start, end = int(mapping["start"], 16), int(mapping["end"], 16)
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
 

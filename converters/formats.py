@@ -39,8 +39,9 @@ one and compare with nothing else in the column:
     4 bits with sums from 2^20 on     +0.0024    94.9 %         1,368      174           128 MB
 
 The recipe `compact` takes the row "with sums, all": 10 of 209 MB less once loaded, decoding as fast, prefill a sixth
-slower. With Gemma 3 270M, most of whose matrices are Q5_0, blocks of 64 are 8 MB less, decoding 3 % faster, and a
-divergence of 0.0105 instead of 0.0092. Scales are float32 since MatMulNBits wants them in the type of its inputs, and float16 inputs are slow on CPUs.
+slower. With Gemma 3 270M, most of whose matrices are Q5_0, their blocks of 64 are 8 MB less and decode 3 % faster; the
+divergence is 0.0105 instead of 0.0092. Scales are float32 since MatMulNBits wants them in the type of its inputs, and
+float16 inputs are slow on CPUs.
 
 In blocks of 128, a weight takes 8.5 bits once packed instead of 10. Heads of that size have a format of their own, see
 recipes/shortlist.py.

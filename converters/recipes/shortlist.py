@@ -7,8 +7,8 @@ tokens the logit is replaced by that of the row in 8 bits, looked up in the tabl
 multiplied in float32. The others keep the logit of 4 bits; they matter where nothing is filtered before a draw, or
 where a grammar leaves no likelier token.
 
-Measured on Gemma 3 270M Q4_K_M, recipe exact, against its own values in float32 (1,020 tokens, on a Zen 4 with VNNI; NLL
-is within 0.004 of these on a Zen 3), bytes of the head once packed, and milliseconds a token of one sequence (two
+Measured on Gemma 3 270M Q4_K_M, recipe exact, against its own values in float32 (1,020 tokens, on a Zen 4 with VNNI;
+on a Zen 3, NLL is within 0.004 of this), bytes of the head once packed, and milliseconds a token of one sequence (two
 threads, medians of nine alternating rounds, the range over two orders):
 
                                          NLL   first choice   divergence   MB            ms
@@ -19,7 +19,8 @@ threads, medians of nine alternating rounds, the range over two orders):
 
 A Zen 3 is no faster with the longer blocks; there 8 bits in blocks of 128 took 26 ms where 4 bits in blocks of 32 took
 20. Steps of least squares, instead of a block's largest value, make the likelihood worse (+0.012 in blocks of 64): they
-shrink the logits. The likeliest 512 of each half of the vocabulary are found in 0.1 ms less, and the divergence is 0.012.
+shrink the logits. The likeliest 512 of each half of the vocabulary are found in 0.1 ms less, but the divergence is then
+0.012.
 """
 
 from __future__ import annotations
