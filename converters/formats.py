@@ -7,7 +7,7 @@
       … from 2^26 weights,
       … but as an embedding  8 bits, blocks of 128              1/250 of a block's largest value
     Q4_1, Q4_K               4 bits, blocks of 32, with sums    1/400 of a step
-      … below 2^20 weights,
+      … below 3·2^18 weights
       … and as an embedding  8 bits, blocks of 64               1/20 of a step
     F32, F16, BF16, F64,
     Q5_1, Q5_K, Q6_K, and
@@ -43,6 +43,9 @@ slower. With Gemma 3 270M, most of whose matrices are Q5_0, their blocks of 64 a
 divergence is 0.0105 instead of 0.0092. Scales are float32 since MatMulNBits wants them in the type of its inputs, and
 float16 inputs are slow on CPUs.
 
+Sums begin at 3·2^18 weights, so that SmolLM2's down projections have them: a divergence of 0.0052 instead of 0.0066,
+119 MB on disk and 9 MB less once loaded than from 2^20 on, decoding as fast, prefill 6 % slower (on a Zen 4 with VNNI).
+
 In blocks of 128, a weight takes 8.5 bits once packed instead of 10. Heads of that size have a format of their own, see
 recipes/shortlist.py.
 
@@ -62,7 +65,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 SUM_BLOCK = 32
-SUMS_FROM_WEIGHTS = 1 << 20
+SUMS_FROM_WEIGHTS = 3 << 18
 WIDE_BLOCKS_FROM_WEIGHTS = 1 << 26
 EXACT_IN_4 = frozenset({"Q4_0"})
 EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})  # symmetric, with a scale for every 32 values

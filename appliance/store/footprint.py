@@ -29,7 +29,7 @@ from appliance.store.gguf_header import ModelHeader, TensorInfo
 FULL_PRECISION = frozenset({"F64", "F32", "F16", "BF16"})
 _GRID_OF_16 = frozenset({"Q4_0", "Q4_1", "Q4_K"})
 _EXACT_IN_8 = frozenset({"Q4_0", "Q5_0", "Q8_0"})
-_LARGE = 1 << 20  # weights from which `exact` keeps 4 bits with sums
+_LARGE = 3 << 18  # weights from which `exact` keeps 4 bits with sums
 _HUGE = 1 << 26  # weights from which 8 bits come in blocks of 128, and heads have a preview
 # GGUF's names, and those of checkpoints
 _EMBEDDING = re.compile(r"token_embd\.weight|(?:.+\.)?(?:embed_tokens|word_embeddings|tok_embeddings)\.weight")
