@@ -158,7 +158,7 @@ class Settings:
         0,
         "APPLIANCE_MEMORY_BUDGET_BYTES",
         integer(0),
-        "Memory that models may use; 0 is 80 % of what is available",
+        "Memory of the machine that models may use; 0 is 80 % of what is available",
     )
     prefix_cache_bytes: int = _setting(
         DEFAULT_PREFIX_CACHE_BYTES,

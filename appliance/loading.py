@@ -59,7 +59,8 @@ def open_runner(settings: Settings, plan: Plan) -> Runner:
     make = open_decoder if plan.bundle.kind == "decoder" else open_embedder
     runner = make(settings, plan, tokenizer, spin)
     trim()
-    page_out_code()
+    if not plan.provider.on_card:  # whose libraries are large, and go on being read
+        page_out_code()
     return runner
 
 

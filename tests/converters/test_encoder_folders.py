@@ -61,23 +61,23 @@ def one_label(config: Any) -> Any:
 @pytest.mark.proves(source="safetensors", target="cpu", architecture="bert")
 def test_bert(opened: Open) -> None:
     model = made(BertModel, BertConfig(**BERT))
-    close(opened(model), lambda ids: model(ids).last_hidden_state[0].mean(0))
+    close(opened(model), "cpu", lambda ids: model(ids).last_hidden_state[0].mean(0))
 
 
 @pytest.mark.proves(source="safetensors", target="cpu", architecture="bert")
 def test_bert_reranker(opened: Open) -> None:
     model = made(BertForSequenceClassification, one_label(BertConfig(**BERT)))
-    scores_close(opened(model), lambda ids, types: model(ids, token_type_ids=types).logits)
+    scores_close(opened(model), "cpu", lambda ids, types: model(ids, token_type_ids=types).logits)
 
 
 @pytest.mark.proves(source="safetensors", target="cpu", architecture="bert")
 def test_xlm_roberta_reranker(opened: Open) -> None:
     model = made(XLMRobertaForSequenceClassification, one_label(XLMRobertaConfig(**XLM)))
-    scores_close(opened(model), lambda ids, types: model(ids).logits)
+    scores_close(opened(model), "cpu", lambda ids, types: model(ids).logits)
 
 
 @pytest.mark.proves(source="safetensors", target="cpu", architecture="modern-bert")
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_modernbert_reranker(opened: Open, pooling: str) -> None:
     model = modern("ModernBertForSequenceClassification", classifier_pooling=pooling)
-    scores_close(opened(model), lambda ids, types: model(ids).logits)
+    scores_close(opened(model), "cpu", lambda ids, types: model(ids).logits)

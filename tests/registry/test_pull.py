@@ -193,7 +193,7 @@ def interrupted(transfers: Transfers, registry: FakeRegistry) -> None:
                     break
         await exchange.close()
 
-    registry.pause_s = 0.05
+    registry.pause_s = 0.5  # before each part, of which one is left when the others arrive
     asyncio.run(leave())
     registry.pause_s = 0
 
