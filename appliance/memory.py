@@ -1,19 +1,20 @@
 """How much memory models may take, how much one takes, and that what is freed goes back to the system.
 
-Measured of a server's resident memory, in MB beyond the 91 of a server without a model, the KV cache in use taken off;
-four requests of 900 tokens at a time:
+Measured of a server's resident memory, in MB beyond the 100 of a server that has just started, the KV cache in use taken
+off; four requests of 1,190 tokens at a time:
 
                                  bundle   loaded   serving   estimate
-    SmolLM2-135M  exact             130      174       206        261
-                  … int8 cache      131      174       207        262
-                  compact           112      160       193        239
-                  int8-rotated      247      302       342        401
-                  fp32              542      571       610        755
-    Gemma-3-270M  exact             482      359       573        683
-                  int8-rotated      748      629       868      1,003
+    SmolLM2-135M  exact             121      123       152        250
+                  … int8 cache      121      123       153        250
+                  compact           111      116       144        238
+                  int8-rotated      247      257       288        401
+                  fp32              542      528       555        755
+    Gemma-3-270M  exact             466      285       549        664
+                  int8-rotated      728      546       797        978
 
-Of Gemma's, 190 are the table of its embedding, whose pages become resident as rows are looked up. While it loads, its
-262,144 tokens take 190 MB more for a moment; the KV cache that is then still untouched has room for that.
+Of the 100, 20 are code that is given back once a model is loaded. Of Gemma's, 190 are the table of its embedding, whose
+pages become resident as rows are looked up. While it loads, its 262,144 tokens take 190 MB more for a moment; the KV
+cache that is then still untouched has room for that.
 """
 
 from __future__ import annotations
