@@ -1,7 +1,7 @@
 """How much memory models may take, how much one takes, and that what is freed goes back to the system.
 
-Measured of a server's resident memory, in MB beyond the 100 of a server that has just started, the KV cache in use taken
-off; four requests of 1,190 tokens at a time:
+Measured of a server's resident memory, in MB beyond the 100 of a server that has just started, the KV cache in use
+taken off; four requests of 1,190 tokens at a time:
 
                                  bundle   loaded   serving   estimate
     SmolLM2-135M  exact             121      123       152        250
