@@ -19,14 +19,13 @@ import numpy.typing as npt
 from appliance import bundle as files
 from appliance.bundle import Bundle
 from appliance.engine.providers import CPU, Provider, candidates, run_options, session_options
-from appliance.engine.session import open_session
+from appliance.engine.session import open_session, probe_tokens
 from appliance.errors import EngineStopped, InvalidRequest, ModelFileError, PromptTooLong, RequestCancelled, first_line
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a run, padding included; one text may be longer
 WASTED_TOKENS = {"cpu": 16, "cuda": 64}  # as much padding as a row may have: another run costs about that
-PROBE_TOKENS = 16
 
 Vectors = npt.NDArray[np.float32]
 
@@ -95,7 +94,7 @@ class Encoder:
 
     def _check_range(self, bundle: Bundle) -> None:
         """Raise ModelFileError for a graph that does not run here, or whose activations outgrow float16."""
-        tokens = range(0, bundle.vocab_size, bundle.vocab_size // PROBE_TOKENS + 1)[: self.max_tokens]
+        tokens = probe_tokens(bundle.vocab_size)[: self.max_tokens]
         try:
             if bundle.kind == "reranker":
                 result = self.score([Pair(tokens, [0] * len(tokens))])

@@ -17,14 +17,13 @@ from appliance.engine.backend import Logits, Row, SavedPrefix
 from appliance.engine.binding import Bindings, ragged
 from appliance.engine.foreign import ForeignBackend
 from appliance.engine.providers import CPU, Provider, candidates, session_options
-from appliance.engine.session import open_session
+from appliance.engine.session import open_session, probe_tokens
 from appliance.errors import ModelFileError, first_line
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 4  # from so many rows, or so many tokens of one row, the batch graph is faster
 BATCH_TOKENS = 32
-PROBE_TOKENS = 16
 RECORDING_RUNS = 2  # a decode step is recorded in its second run
 ATTENTION_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
@@ -105,7 +104,7 @@ class OrtBackend:
     def _check_range(self, bundle: Bundle) -> None:
         """Raise ModelFileError for a graph that does not run here, or whose activations outgrow float16."""
         start = () if bundle.bos_token is None else (bundle.bos_token,)
-        tokens = (*start, *range(0, self.vocab_size, self.vocab_size // PROBE_TOKENS + 1))[: self.capacity]
+        tokens = (*start, *probe_tokens(self.vocab_size))[: self.capacity]
         try:
             (logits,) = self.run([Row(0, 0, tokens, logits=len(tokens))])
             for _ in range(RECORDING_RUNS):

@@ -12,6 +12,13 @@ from appliance.engine.providers import CPU, Provider, session_options
 from appliance.errors import ModelFileError, first_line
 from appliance.memory import page_out
 
+PROBE_TOKENS = 16
+
+
+def probe_tokens(vocab_size: int) -> range:
+    """Tokens from all over a vocabulary, for a graph's first run."""
+    return range(0, vocab_size, vocab_size // PROBE_TOKENS + 1)
+
 
 def open_session(path: Path, provider: Provider, options: Any, records: bool = False) -> Any:
     """The graph in this file, loaded; it `records` runs that have a number, see recorded.py. Raises ModelFileError."""

@@ -7,8 +7,8 @@
     fp32     the source's values as float32: the reference
 
 The recipe int8-rotated is compact with a second graph, that of rotated.py. Large heads are read twice, see
-shortlist.py. Experts (../experts.py) have formats of their own, the same with all recipes but fp32; routers are always
-float32.
+shortlist.py. Experts (../experts.py) have formats of their own, the same with all recipes but fp32; routers are never
+quantised.
 
 A recipe adds the nodes, reserves the bytes, and leaves a job that fills them from the source.
 """

@@ -95,7 +95,7 @@ class Recipe:
         raise NotImplementedError
 
     def router(self, x: ir.Value, name: str) -> ir.Value:
-        """x times the transpose of the matrix `name` in float32: its products are compared, so small errors count."""
+        """x times the transpose of the matrix `name`, not quantised: products are compared, so small errors count."""
         tensor = self.source.tensors[f"{name}.weight"]
         matrix = self._floats(tensor.name, [[tensor]], stacked_shape([tensor]))
         return self.graph.node("FusedMatMul", x, matrix, domain=MICROSOFT, transB=1)[0]
